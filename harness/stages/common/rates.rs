@@ -68,7 +68,7 @@ pub struct Rates<'a> {
     /// The suite's model.
     pub vit: VitConfig,
     /// Whether this machine was measured.
-    is_measured: bool,
+    pub is_measured: bool,
     /// Seconds of decoding; 0 if decoded images are stored.
     pub decode: f64,
     /// Seconds of decoding for the decoded cache.
