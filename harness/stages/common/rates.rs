@@ -18,7 +18,7 @@ use super::context::{Context, Images};
 use super::decoding::{self, HeldImages};
 use super::limits::Limits;
 use super::sample::{
-    SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample, sampled, shape,
+    CROPS, SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample, sampled, shape,
 };
 use super::steps::flops;
 use crate::data;
@@ -131,7 +131,7 @@ impl<'a> Rates<'a> {
         (rates.decoded_seconds, rates.held.image) = decoding::for_views(cx, images)?;
         // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
         rates.decode = if cached { 0.0 } else { rates.decoded_seconds };
-        let both = per_image(cx, images, &|view| {
+        let both = per_image(cx, images, CROPS, &|view| {
             view.as_view()
                 .render(&InputSpec::imagenet(vit.image_size))?;
             Ok(())

@@ -10,7 +10,9 @@ use rayon::prelude::*;
 use serde_json::Value;
 use tessera_models::Targets;
 use tessera_models::rng::keyed_rng;
-use tessera_tokenizers::{BuildContext, ImageStream, Split, Tokenizer, TokenizerFactory, ViewBuf};
+use tessera_tokenizers::{
+    BuildContext, ImageStream, Needs, Split, Tokenizer, TokenizerFactory, ViewBuf,
+};
 
 use super::context::{Context, Images};
 use super::targets::picture;
@@ -56,7 +58,7 @@ impl Sampled {
     /// at most that of equally frequent ids.
     pub fn used(&self, codes: f64, images: f64) -> f64 {
         let most = codes * -(-images * self.tokens / codes.max(1.0)).exp_m1();
-        let Some([sample, half @ 1.., whole]) = self.seen else {
+        let Some([sample, half, whole]) = self.seen.filter(|seen| seen[1] > 0) else {
             return most;
         };
         let doubling = (whole as f64 / half as f64).log2();
@@ -64,21 +66,24 @@ impl Sampled {
     }
 }
 
-/// Measures the seconds per image, on all threads, of computing the view of a random crop and calling `work`.
+/// The views of training.
+pub const CROPS: ViewPlan = ViewPlan::RandomResizedCrop {
+    seed: 0,
+    epoch: 0,
+    scale: (0.2, 1.0),
+    form: CropForm::Torchvision,
+};
+
+/// Measures the seconds per image, on all threads, of computing its view and calling `work`.
 ///
 /// # Errors
 /// If an image cannot be read, and errors of `work`.
 pub fn per_image(
     cx: &Context<'_>,
     images: &Images,
+    plan: ViewPlan,
     work: &(dyn Fn(&ViewBuf) -> anyhow::Result<()> + Sync),
 ) -> anyhow::Result<f64> {
-    let plan = ViewPlan::RandomResizedCrop {
-        seed: 0,
-        epoch: 0,
-        scale: (0.2, 1.0),
-        form: CropForm::Torchvision,
-    };
     let all = sampled(cx, images);
     let pass = || {
         let shards = all.par_chunks(CHUNK).map(|shard| {
@@ -128,14 +133,14 @@ pub fn sample(
         }),
     };
     let mut found = match fitted {
-        Ok(tokenizer) => tokenized(cx, images, tokenizer.as_ref(), factory.learns())?,
+        Ok(tokenizer) => tokenized(cx, images, tokenizer.as_ref(), factory)?,
         Err(error) => {
             let features = cx.with_build(None, |build| factory.features(with, build))?;
             let Some(features) = features else {
                 return Err(error);
             };
             Sampled {
-                seconds: per_image(cx, images, &|view| {
+                seconds: per_image(cx, images, CROPS, &|view| {
                     Ok(features.extract(&view.as_view()).map(drop)?)
                 })?,
                 guessed: Some(format!("{error:#}")),
@@ -178,9 +183,14 @@ fn tokenized(
     cx: &Context<'_>,
     images: &Images,
     tokenizer: &dyn Tokenizer,
-    learned: bool,
+    factory: &dyn TokenizerFactory,
 ) -> anyhow::Result<Sampled> {
-    let seconds = per_image(cx, images, &|view| {
+    let learned = factory.learns();
+    let plan = match factory.needs() {
+        Needs::SampleIds => ViewPlan::Eval,
+        _ => CROPS,
+    };
+    let seconds = per_image(cx, images, plan, &|view| {
         Ok(tokenizer.tokenize(&view.as_view()).map(drop)?)
     })?;
     let mut saved = 0.0;
