@@ -334,6 +334,7 @@ mod tests {
             "tokenizers[1].with",
             Arc::new(Source {
                 file: "a/s.yaml".into(),
+                base: None,
                 lines,
             }),
         )
