@@ -245,14 +245,12 @@ fn results(input: &[u8]) {
         let Some(run) = run_of(input, dir) else {
             return;
         };
-        let comparisons = run.comparisons();
-        let compared = !comparisons.is_empty();
-        let cx = run.table_context(comparisons);
+        let cx = run.table_context(run.comparisons());
         for table in tables() {
             let _ = render(table.number, &run.records, &cx);
         }
         let (drawn, predictors) = figures(&run.records, &run.figure_data());
-        let _ = run.page(drawn, predictors, compared);
+        let _ = run.page(drawn, predictors, Vec::new());
         let side = Side {
             metrics: run.metric_rows(),
             records: run.records,

@@ -9,6 +9,7 @@ pub mod columns;
 pub mod compare;
 mod correlated;
 mod correlation;
+mod diverged;
 mod doubt;
 mod error;
 pub mod evaluations;
@@ -29,6 +30,7 @@ mod text;
 
 pub use column::{Better, Column, Group, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
+pub use diverged::not_lowered;
 pub use error::{Error, Result};
 pub use grid::Grid;
 pub use paired::Predicted;

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Bench, HEAD, RECIPE, column, error, results};
+use common::{Bench, HEAD, RECIPE, column, error, results, write_ids};
 
 const ROW: &str = "tokenizers:
   - {name: K, kind: kmeans, with: {features: {kind: pixels}, k: 8, epochs: 2, batch: 8}}
@@ -259,4 +259,33 @@ fn one_class_is_scored_but_has_no_accuracies() {
     bench.refused(&bag, &["one class, `all`", "100 %"]);
     let bag = ["validate", "suite.yaml", "--set", "bag_of_tokens={}"];
     bench.refused(&bag, &["one class, `all`", "100 %"]);
+}
+
+/// Its paths were those of the suite, relative to another folder.
+#[test]
+fn the_suite_of_a_run_folder_names_the_same_files() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = elsewhere.path().join("there").display().to_string();
+    for dataset in [FOLDER, SHARDS] {
+        let row = "  - {name: F, kind: token-file, with: {train: ids.npy, codebook_size: 8}}\n";
+        let bench = Bench::new(&format!("{}{row}", suite(dataset)));
+        images(&bench);
+        write_ids(&bench.path("ids.npy"), 48, 16, |at| at as u32 % 8);
+        let score = |suite: &str, out: &str| {
+            bench.fine(&["score", suite, "--out", out]);
+            results(&bench.path(out))
+        };
+        let first = score("suite.yaml", "runs/a");
+        for (from, out) in [
+            ("runs/a", "runs/a"),
+            ("runs/a", "b/c/d"),
+            ("b/c/d", &elsewhere),
+            (&elsewhere, "e"),
+        ] {
+            let copy = format!("{from}/suite.yaml");
+            bench.fine(&["validate", &copy]);
+            assert_eq!(score(&copy, out), first, "{copy}");
+        }
+        std::fs::remove_dir_all(&elsewhere).unwrap();
+    }
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bench, HEAD, RECIPE, ROWS, error};
+use common::{Bench, HEAD, RECIPE, ROWS, error, write_ids};
 use serde_json::{Value, json};
 
 /// Runs `bench ARGS --json`, and returns its exit status and document.
@@ -280,4 +280,24 @@ fn doctor_has_numbers_beside_the_text() {
         let said = found[name].as_str().unwrap();
         assert!(text.contains(said), "{name}: {said}");
     }
+}
+
+/// Its costs were guesses, and the memory of its bag that of equally frequent codes.
+#[test]
+fn a_dry_run_measures_the_codes_of_a_token_file() {
+    let row = "tokenizers: [{name: F, kind: token-file, with: {train: ids.npy, val: val.npy, codebook_size: 1000000}}]\nbag_of_tokens: {}\n";
+    let head = HEAD.replace("train: 96", "train: 4096");
+    let bench = Bench::new(&format!("{head}{row}"));
+    write_ids(&bench.path("val.npy"), 40, 16, |_| 0);
+    let memory = |id: &dyn Fn(usize) -> u32| {
+        write_ids(&bench.path("ids.npy"), 4096, 16, id);
+        let (_, plan) = document(&bench, &["score", "suite.yaml", "--dry-run"]);
+        assert_eq!(plan["guessed"], json!([]), "{plan}");
+        let stages = plan["rows"][0]["stages"].as_array().unwrap();
+        let bag = stages.iter().find(|stage| stage["stage"] == "bag");
+        bag.unwrap()["cost"]["memory_bytes"].as_f64().unwrap()
+    };
+    let (all, few) = (memory(&|at| 15 * at as u32), memory(&|at| at as u32 % 512));
+    // Ten classes, 18 vectors of f64: 1440 bytes per code.
+    assert!(all - few > 50_000.0 * 1440.0, "{all} {few}");
 }

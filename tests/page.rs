@@ -328,3 +328,68 @@ fn results_say_how_the_probe_was_trained_and_whether_it_converged() {
         assert!(text.contains("has not converged"), "{file}");
     }
 }
+
+/// Only the page said it.
+#[test]
+fn tables_name_rows_whose_loss_has_risen_as_the_page_does() {
+    let bench = suite();
+    let row = "Identity";
+    bench.fine(&[
+        "run",
+        "suite.yaml",
+        "--out",
+        "out",
+        "--only",
+        row,
+        "--set",
+        "pretrain.epochs=2",
+    ]);
+    let out = bench.path("out");
+    let cells = std::fs::read_dir(out.join("cells")).unwrap();
+    let written = cells.map(|cell| cell.unwrap().path().join("history.csv"));
+    for path in written.filter(|path| path.exists()) {
+        let history = std::fs::read_to_string(&path).unwrap();
+        let rise = |line: &str| match line.strip_prefix("pretrain,1,") {
+            Some(rest) => {
+                let (lr, rest) = rest.split_once(',').unwrap();
+                let after = rest.split_once(',').unwrap().1;
+                format!("pretrain,1,{lr},9000.0,{after}\n")
+            }
+            None => format!("{line}\n"),
+        };
+        let risen: String = history.lines().map(rise).collect();
+        assert_ne!(risen, history, "{history}");
+        std::fs::write(&path, risen).unwrap();
+    }
+    std::fs::remove_file(out.join("SHA256SUMS")).unwrap();
+    bench.fine(&["report", "out"]);
+    for name in ["tables/table1.md", "tables/table1.tex", "report.html"] {
+        let text = std::fs::read_to_string(out.join(name)).unwrap();
+        assert!(
+            text.contains("Pretraining has not lowered its loss"),
+            "{name}"
+        );
+        assert!(text.contains("to 9000.00)"), "{name}");
+    }
+}
+
+/// It was there without tables, too.
+#[test]
+fn the_page_links_to_tables_that_exist() {
+    let bench = suite();
+    for (tables, links) in [("[]", 0), ("[3]", 1)] {
+        let set = format!("report.tables={tables}");
+        let args = [
+            "score",
+            "suite.yaml",
+            "--out",
+            "out",
+            "--only",
+            "K-means*K=3",
+            "--set",
+        ];
+        bench.fine(&[&args[..], &[&set]].concat());
+        let page = std::fs::read_to_string(bench.path("out/report.html")).unwrap();
+        assert_eq!(page.matches("href=\"tables/\"").count(), links, "{tables}");
+    }
+}

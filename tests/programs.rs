@@ -5,6 +5,8 @@
 #[path = "programs/changes.rs"]
 mod changes;
 mod common;
+#[path = "programs/pictures.rs"]
+mod pictures;
 
 use std::path::Path;
 use std::process::{Child, Stdio};

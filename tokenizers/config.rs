@@ -20,6 +20,8 @@ pub use crate::schema::kind_of;
 pub struct Source {
     /// Path of the file as the user wrote it.
     pub file: PathBuf,
+    /// Folder to which paths are relative, if it is not that of the file.
+    pub base: Option<PathBuf>,
     /// Line (from 1) of each field, by path: `tokenizers[2].with.k`.
     pub lines: HashMap<String, usize>,
 }
@@ -106,12 +108,23 @@ impl Config {
         &self.value
     }
 
-    /// Returns the folder of the suite file, to which paths are relative.
-    pub fn base_dir(&self) -> &Path {
-        self.source.file.parent().unwrap_or(Path::new(""))
+    /// Returns this piece with paths relative to `folder`, which is relative to the folder of the suite file.
+    #[must_use]
+    pub fn relative_to(&self, folder: &str) -> Self {
+        let source = Source {
+            base: Some(self.resolve_path(folder)),
+            ..Source::clone(&self.source)
+        };
+        Self::new(self.value.clone(), self.path.clone(), Arc::new(source))
     }
 
-    /// Resolves `path` relative to the folder of the suite file. A path that begins with `~/` is relative to the user's home (`HOME`).
+    /// Returns the folder to which paths are relative: that of the suite file, or the one that it names.
+    pub fn base_dir(&self) -> &Path {
+        let own = || self.source.file.parent().unwrap_or(Path::new(""));
+        self.source.base.as_deref().unwrap_or_else(own)
+    }
+
+    /// Resolves `path` relative to [`base_dir`](Self::base_dir). A path that begins with `~/` is relative to the user's home (`HOME`).
     pub fn resolve_path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         match (path.strip_prefix("~"), std::env::var_os("HOME")) {
@@ -321,6 +334,7 @@ mod tests {
             "tokenizers[1].with",
             Arc::new(Source {
                 file: "a/s.yaml".into(),
+                base: None,
                 lines,
             }),
         )

@@ -195,6 +195,13 @@ pub trait Tokenizer: Send + Sync {
     fn fit_report(&self) -> Option<serde_json::Value> {
         None
     }
+    /// Checks at the end of a pass over images that the tokenizer still gives the targets that it gave at its start.
+    ///
+    /// # Errors
+    /// If it gives others, or fails.
+    fn check_unchanged(&self) -> Result<()> {
+        Ok(())
+    }
     /// Returns whether targets are looked up rather than computed, so that caching them gains nothing.
     fn looks_up(&self) -> bool {
         false

@@ -79,6 +79,14 @@ impl<T> Pool<T> {
         work(one)
     }
 
+    /// Runs `work` with every idle object. Calls wait meanwhile.
+    ///
+    /// # Errors
+    /// The first error of `work`.
+    pub fn each_idle<E>(&self, work: impl FnMut(&mut T) -> Result<(), E>) -> Result<(), E> {
+        self.locked().idle.iter_mut().try_for_each(work)
+    }
+
     fn locked(&self) -> MutexGuard<'_, Slots<T>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }

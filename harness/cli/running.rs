@@ -300,10 +300,16 @@ impl Opened {
 fn summarize(finished: &Finished, out: &Path, seconds: f64) -> Result<(), Failure> {
     put!("{}", finished.summary)?;
     put!("{} in {}", out.join(RESULTS).display(), duration(seconds))?;
-    if finished.failed == 0 {
+    let (failed, cells) = (finished.failed, finished.cells);
+    if finished.incomplete > 0 {
+        let incomplete = finished.incomplete;
+        say!(
+            "{incomplete} of {cells} cells have all numbers but no pictures; see the column `error`"
+        );
+    }
+    if failed == 0 {
         return Ok(());
     }
-    let (failed, cells) = (finished.failed, finished.cells);
     say!("{failed} of {cells} cells failed; see the column `error`");
     Err(Failure::Failed)
 }

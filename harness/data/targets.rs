@@ -30,7 +30,7 @@ pub struct Walk<'a> {
 
 impl Walk<'_> {
     /// Computes the targets of the whole split and calls `take` in scan order with the first image's index and the targets of each
-    /// batch. A few batches are in memory at a time.
+    /// batch. A few batches are in memory at a time. At the end, the tokenizer must not have changed.
     ///
     /// # Errors
     /// Errors of the tokenizer, the images and `take`, and interruption.
@@ -56,6 +56,7 @@ impl Walk<'_> {
             take(batch * BATCH, targets)?;
             (self.progress)(((batch + 1) * BATCH).min(total), total);
             Ok(())
-        })
+        })?;
+        Ok(tokenizer.check_unchanged()?)
     }
 }

@@ -9,9 +9,10 @@ use anyhow::{Context as _, bail};
 use tessera_models::files;
 use tessera_reports::figure::Figure;
 use tessera_reports::figures::figures;
+use tessera_reports::page;
 use tessera_reports::tensorboard::{Scalar, events};
 use tessera_reports::{
-    CostRow, HistoryRow, Record, TableContext, left_out, printable, render, to_csv,
+    CostRow, HistoryRow, Record, TableContext, left_out, not_lowered, printable, render, to_csv,
 };
 
 use super::data::RunData;
@@ -300,9 +301,9 @@ pub fn report(
     or_remove(&out.join(COMPARISONS), &text)?;
     let of_others = others.iter().flat_map(|other| &other.records);
     let records: Vec<Record> = data.records.iter().chain(of_others).cloned().collect();
-    let compared = !comparisons.is_empty();
     let mut cx = data.table_context(comparisons);
     cx.notes.extend(left_out(&records));
+    cx.notes.extend(not_lowered(&data.losses()));
     cx.metrics
         .extend(others.iter().flat_map(RunData::metric_rows));
     let paths = write_tables(&out.join(TABLES), &records, &cx, tables)?;
@@ -316,7 +317,8 @@ pub fn report(
         let text = to_csv(&predictors)?;
         write_atomic(&folder.join(PREDICTORS), text.as_bytes())?;
     }
-    let page = data.page(drawn, predictors, compared);
+    let files = page::files().filter(|name| exists(&out.join(name)));
+    let page = data.page(drawn, predictors, files.collect());
     write_atomic(&out.join(PAGE), page.as_bytes())?;
     Ok(paths)
 }
@@ -342,6 +344,14 @@ fn write_tables(
         }
     }
     Ok(paths)
+}
+
+/// Returns whether there is a file at `path`, or a folder that is not empty.
+fn exists(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => path.is_file(),
+    }
 }
 
 /// Removes the figures of an earlier report.

@@ -315,9 +315,8 @@ impl<'a> Walk<'a> {
             self.cx
                 .reporter
                 .note(&format!("no {stage} of {row}: {error}"));
-        } else {
-            watch.failed(node, &error)?;
         }
+        watch.failed(node, &error)?;
         self.states[at] = State::Failed(error);
         Ok(())
     }

@@ -57,7 +57,7 @@ impl<'a> Board<'a> {
         out: &'a Path,
     ) -> anyhow::Result<Self> {
         let rows = cx.suite.shown();
-        let data = before(cx, images, &rows)?;
+        let data = before(cx, images, &rows, out)?;
         let mut board = Self {
             cx,
             rows,
@@ -103,6 +103,13 @@ impl<'a> Board<'a> {
         records.filter(|record| record.status == "failed").count()
     }
 
+    /// Returns the number of cells without something on which no number depends.
+    pub fn incomplete(&self) -> usize {
+        let records = self.data.records.iter();
+        let has = |record: &&Record| record.status == "ok" && !record.error.is_empty();
+        records.filter(has).count()
+    }
+
     /// Returns the cells of a node; none if the run folder does not have its row.
     fn cells(&self, node: &Node<'_>) -> Range<usize> {
         let seeds = &self.cx.suite.file.seeds;
@@ -132,11 +139,23 @@ impl<'a> Board<'a> {
             .collect()
     }
 
-    /// Marks cells with all results as `ok`. A kept row that is wrong has an error and no nodes.
+    /// Marks cells with all results as `ok`. A kept row that is wrong has no nodes.
     fn settle(&mut self) {
-        for (record, lacking) in self.data.records.iter_mut().zip(&self.lacking) {
-            if record.status == "pending" && record.error.is_empty() && lacking.is_empty() {
+        let seeds = self.cx.suite.file.seeds.len();
+        for (cell, record) in self.data.records.iter_mut().enumerate() {
+            let is_wrong = self.rows[cell / seeds].skip.is_some();
+            if record.status == "pending" && !is_wrong && self.lacking[cell].is_empty() {
                 record.status = "ok".into();
+            }
+        }
+    }
+
+    /// Enters why cells that have not failed lack something on which no number depends.
+    fn note(&mut self, node: &Node<'_>, error: &str) {
+        for cell in self.cells(node) {
+            let record = &mut self.data.records[cell];
+            if record.status != "failed" {
+                record.error = error.to_owned();
             }
         }
     }
@@ -315,11 +334,19 @@ impl Watch for Board<'_> {
             self.enter(cell, node, done)?;
             self.lacking[cell].remove(&node.at);
         }
+        if node.stage.is_optional() {
+            self.note(node, "");
+        }
         self.settle();
         self.write()
     }
 
     fn failed(&mut self, node: &Node<'_>, error: &str) -> anyhow::Result<()> {
+        if node.stage.is_optional() {
+            // The next result is written with it, if the folder can be written.
+            self.note(node, &format!("no {}: {error}", node.stage.name()));
+            return Ok(());
+        }
         for cell in self.cells(node) {
             let record = &mut self.data.records[cell];
             record.status = "failed".into();
@@ -376,8 +403,8 @@ fn history_row(stage: &str, epoch: &EpochRecord) -> HistoryRow {
 }
 
 /// Returns the data of a run before its first stage.
-fn before(cx: &Context<'_>, images: &Images, rows: &[&Row]) -> anyhow::Result<RunData> {
-    let suite = &cx.suite.resolved;
+fn before(cx: &Context<'_>, images: &Images, rows: &[&Row], out: &Path) -> anyhow::Result<RunData> {
+    let suite = cx.suite.resolved_in(out);
     let seeds = || cx.suite.file.seeds.iter();
     let cells = rows
         .iter()
@@ -389,9 +416,8 @@ fn before(cx: &Context<'_>, images: &Images, rows: &[&Row]) -> anyhow::Result<Ru
         suite_text: format!(
             "# {} with variables, sweeps and defaults filled in.\n{}",
             cx.suite.file.name,
-            serde_yaml::to_string(suite)?
+            serde_yaml::to_string(&suite)?
         ),
-        suite: suite.clone(),
         environment,
         classes: images.scan.classes.clone(),
         labels: images.dataset.labels(Split::Val).to_vec(),
@@ -400,10 +426,11 @@ fn before(cx: &Context<'_>, images: &Images, rows: &[&Row]) -> anyhow::Result<Ru
             .collect(),
         records: cells
             .map(|(row, seed)| Record {
-                fields: origin::fields(suite, row),
+                fields: origin::fields(&suite, row),
                 ..pending(cx, images, row, seed)
             })
             .collect(),
+        suite,
         ..RunData::default()
     })
 }

@@ -67,6 +67,8 @@ pub struct Finished {
     pub summary: String,
     /// Number of failed cells.
     pub failed: usize,
+    /// Number of cells that lack something on which no number depends.
+    pub incomplete: usize,
     /// Number of cells.
     pub cells: usize,
 }
@@ -113,6 +115,7 @@ fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Fin
     Ok(Finished {
         summary: tessera_reports::summary(records, &board.data.metric_rows()),
         failed: board.failed(),
+        incomplete: board.incomplete(),
         cells: records.len(),
     })
 }

@@ -101,8 +101,11 @@ impl<'a> Replaced<'a> {
             return Ok(());
         }
         let (before, now) = (&self.earlier.suite, &cx.suite.resolved);
-        let base = cx.suite.path.parent().unwrap_or(Path::new(""));
-        let [there, here] = [before, now].map(|suite| folders(suite, base));
+        let base = match before["relative_to"].as_str() {
+            Some(folder) => self.out.join(folder),
+            None => cx.suite.base.clone(),
+        };
+        let (there, here) = (folders(before, &base), folders(now, &cx.suite.base));
         let is_drawn = [before, now].map(|suite| places(suite).is_empty());
         let related = |a: &PathBuf| {
             let mut here = here.iter();

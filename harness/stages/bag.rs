@@ -53,17 +53,24 @@ impl Stage for Bag<'_> {
         /// Steps of L-BFGS for each strength, and seconds of an operation on a sparse row.
         const STEPS: f64 = 60.0;
         const OPERATION: f64 = 5e-10;
-        /// Vectors as long as the parameters: the differences, and four points.
-        const VECTORS: f64 = 2.0 * 6.0 + 8.0;
+        /// Vectors as long as the parameters: six differences of points and gradients, and three points. Codes that say nothing about the
+        /// classes need one difference, and a run is refused only for what it needs at least.
+        const VECTORS: f64 = 2.0 * 6.0 + 6.0;
+        const LEAST: f64 = 2.0 + 6.0;
+        /// Bytes of a code's column, whether it occurs or not.
+        const COLUMN: f64 = 8.0;
         let [train, val] = rates.counts();
         let classes = rates.images.scan.classes.len() as f64;
         let pairs = train * rates.sampled(self.row).tokens;
-        // Only codes of the train split have parameters: fewer than if all were equally frequent.
+        // Only codes of the train split have parameters.
         let codes = rates.codes(self.row).unwrap_or(0) as f64;
-        let codes = codes * -(-pairs / codes.max(1.0)).exp_m1();
-        let parameters = codes * classes;
+        let parameters = rates.sampled(self.row).used(codes, train) * classes;
+        let vectors = match rates.is_measured {
+            true => VECTORS,
+            false => LEAST,
+        };
         let steps = STEPS * (1 + self.recipe.l2.all().len()) as f64;
-        let work = 4.0 * pairs * classes + VECTORS * parameters;
+        let work = 4.0 * pairs * classes + vectors * parameters;
         let shown = rates.predictions(5.min(classes as usize));
         Ok(Cost {
             seconds: rates.decoding(val)
@@ -74,7 +81,8 @@ impl Stage for Bag<'_> {
                 + rates.tokenizer_memory(self.row)
                 + rates.held.by_all(BATCH, val)
                 + 32.0 * pairs
-                + 8.0 * VECTORS * parameters,
+                + COLUMN * codes
+                + 8.0 * vectors * parameters,
             disk: rates.disk(shown, shown, rates.cells(0)),
         })
     }

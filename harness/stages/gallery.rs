@@ -285,6 +285,7 @@ impl Drawing<'_> {
                 tokenized.insert(*index, image);
             }
         }
+        self.tokenizer.check_unchanged()?;
         Ok(tokenized)
     }
 }

@@ -107,6 +107,7 @@ impl Stage for Pretrain<'_> {
         };
         let config = config(recipe, seed, images.dataset.len(Split::Train));
         let trained = training(cx, work, |run| pretrain(&vit, target, &config, &data, run))?;
+        data.tokenizer.check_unchanged()?;
         let metadata = || vit.metadata("none");
         let whole = work.out.join(CHECKPOINT);
         trained.params.save(&whole, metadata())?;

@@ -29,6 +29,9 @@ pub struct SuiteFile {
     /// Name of the suite; its run folder is `runs/NAME`. Default: the name of the file.
     #[serde(default)]
     pub name: String,
+    /// Folder to which paths in this file are relative; it is itself relative to this file. Default: the folder of this file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative_to: Option<String>,
     /// Seeds of pretraining and evaluation; every tokenizer gets one model per seed.
     #[serde(default = "seeds")]
     #[schemars(length(min = 1, max = MOST_SEEDS), inner(range(min = 0, max = u64::MAX)))]

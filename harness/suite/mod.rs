@@ -45,6 +45,8 @@ use crate::registry::Registry;
 pub struct Suite {
     /// The suite file.
     pub path: PathBuf,
+    /// The folder to which its paths are relative.
+    pub base: PathBuf,
     /// The checked top level.
     pub file: SuiteFile,
     /// Seeds of the codebooks, at least one; pretraining uses the first.
@@ -70,7 +72,7 @@ pub struct Suite {
     others: Vec<Row>,
     /// Names of the rows that the run folder has from an earlier run.
     earlier: BTreeSet<String>,
-    /// The file after expansion and with defaults, for `RUN_DIR/suite.yaml`.
+    /// The file after expansion and with defaults.
     pub resolved: Value,
 }
 
@@ -112,6 +114,10 @@ impl Suite {
         let warmed = defaults::fill(&mut value, path);
         let top = Config::new(value, "", source);
         let top = top.with_value(expand::env(&top)?);
+        let top = match top.value().get("relative_to").and_then(Value::as_str) {
+            Some(folder) => top.relative_to(folder),
+            None => top,
+        };
         let of_kinds = absent::of_kinds(&top, &entries, registry);
         let others = [absent::stood_in_for(&top), of_kinds.clone()].concat();
         let mut file: SuiteFile = top.parse_with(&others)?;
@@ -137,6 +143,7 @@ impl Suite {
         let finest = sides.fold(file.image_size, usize::max);
         Ok(Self {
             path: path.to_owned(),
+            base: top.base_dir().to_owned(),
             finest: dataset.decoding().fast.then_some(finest),
             fit_seeds,
             file,
@@ -169,6 +176,21 @@ impl Suite {
     /// Returns the same as a value.
     pub fn resolved_value(&self, registry: &Registry) -> Value {
         defaults::shown(&self.resolved, registry)
+    }
+
+    /// Returns the content of `suite.yaml` in the existing folder `out`: its paths name the same files from there.
+    pub fn resolved_in(&self, out: &Path) -> Value {
+        let mut value = self.resolved.clone();
+        let whole = |folder: &Path| Path::new(".").join(folder).canonicalize();
+        if let (Ok(base), Ok(out)) = (whole(&self.base), whole(out)) {
+            let folder: PathBuf = match out.strip_prefix(&base) {
+                Ok(below) if below.as_os_str().is_empty() => ".".into(),
+                Ok(below) => below.components().map(|_| "..").collect(),
+                Err(_) => base,
+            };
+            value["relative_to"] = json!(folder.to_string_lossy());
+        }
+        value
     }
 
     /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.
@@ -411,7 +433,7 @@ fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
 /// would cost hours on a large dataset.
 const FIT_SEEDS: [u64; 3] = [0, 1, 2];
 
-/// Returns the content of `RUN_DIR/suite.yaml`.
+/// Returns the file after expansion and with defaults.
 fn resolved(file: &SuiteFile, fit_seeds: &[u64], rows: &[Row]) -> Value {
     let mut value = json!(file);
     value["fit_seeds"] = json!(fit_seeds);

@@ -24,6 +24,7 @@ pub fn parse(file: &Path, text: &str) -> Result<(Value, Arc<Source>), ConfigErro
     })?;
     let source = Source {
         file: file.to_owned(),
+        base: None,
         lines: found.lines,
     };
     Ok((found.root.unwrap_or_default(), Arc::new(source)))

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::chance::{Excess, SHOWN, TCAS};
 use crate::columns::{Comparison, Record};
+use crate::diverged::{NOT_LOWERED, risen};
 use crate::evaluations::{Evaluation, is_trained};
 use crate::figure::escaped;
-use crate::figures::{FigureData, PRETRAIN};
+use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{Predicted, SIGNIFICANT, compare, over};
 use crate::recipes::other_recipes;
@@ -28,7 +29,9 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     if !records.iter().any(is_trained) {
         lines.extend(by_metric(records, data));
     }
-    lines.extend(diverged(data));
+    lines.extend(
+        risen(&data.losses).map(|rows| format!("<strong>{NOT_LOWERED}</strong>{}", escaped(&rows))),
+    );
     lines.extend(labelled(records));
     lines.extend(of_other_recipes(records));
     if records.first().is_some_and(|r| r.dataset == "mosaics") {
@@ -175,28 +178,6 @@ fn against(best: &Ranked<'_>, next: &Ranked<'_>, over: Option<&Comparison>) -> S
         escaped(next.name),
         signed(less, 1)
     )
-}
-
-/// Names rows whose last epoch of pretraining has a larger loss than the first.
-fn diverged(data: &FigureData) -> Option<String> {
-    let shown = |loss: f64| match loss.abs() < 1e4 {
-        true => signed(loss, 2),
-        false => format!("{loss:.1e}"),
-    };
-    let curves = data.losses.iter().filter(|(stage, _)| stage == PRETRAIN);
-    let risen = curves.filter_map(|(_, curve)| {
-        let (first, last) = (curve.points.first()?.1, curve.points.last()?.1);
-        let (name, ends) = (escaped(&curve.name), (shown(first), shown(last)));
-        (last > first).then(|| format!("{name} ({} to {})", ends.0, ends.1))
-    });
-    let rows: Vec<String> = risen.collect();
-    (!rows.is_empty()).then(|| {
-        format!(
-            "<strong>Pretraining has not lowered its loss</strong>: its mean over the seeds is larger in the last epoch than in the first for {}. It diverged or learned nothing; try another \
-             `pretrain.base_lr`.",
-            rows.join("; ")
-        )
-    })
 }
 
 /// Names the rows that do not differ significantly from the best, and those that were not compared with it.

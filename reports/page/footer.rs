@@ -8,18 +8,14 @@ use serde_json::Value;
 use crate::columns::CostRow;
 use crate::figure::escaped;
 
-/// Names of files that a run need not have.
-pub const COMPARISONS: &str = "comparisons.csv";
-pub const FIGURES: &str = "figures/";
-
-/// Files of a run folder beside the page, and what they hold.
+/// Files of a run folder that may be beside the page, and what they hold.
 const FILES: &[(&str, &str)] = &[
     ("results.csv", "a row per tokenizer and seed"),
     ("metrics.csv", "training-free metrics with errors"),
-    (COMPARISONS, "every row against the baseline"),
+    ("comparisons.csv", "every row against the baseline"),
     ("costs.csv", "seconds and memory of every stage"),
     ("tables/", "tables as CSV, Markdown and LaTeX"),
-    (FIGURES, "figures as SVG and PNG"),
+    ("figures/", "figures as SVG and PNG"),
 ];
 
 const PAPER: &str = "@inproceedings{du2024role,
@@ -39,8 +35,13 @@ pub struct Footer<'a> {
     pub costs: &'a [CostRow],
     /// The resolved suite, as YAML.
     pub suite: &'a str,
-    /// Files beside the page that the run does not have.
-    pub absent: Vec<&'static str>,
+    /// Files beside the page.
+    pub files: &'a [&'static str],
+}
+
+/// Returns the names of files that may be beside the page; those of folders end with `/`.
+pub fn files() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(file, _)| *file)
 }
 
 /// Returns the HTML.
@@ -49,7 +50,7 @@ pub fn footer(page: &Footer<'_>) -> String {
     let notes: String = notes
         .map(|note| format!("<li>{}</li>", escaped(note)))
         .collect();
-    let files = FILES.iter().filter(|(file, _)| !page.absent.contains(file));
+    let files = FILES.iter().filter(|(file, _)| page.files.contains(file));
     let files =
         files.map(|(file, about)| format!("<li><a href=\"{file}\">{file}</a>: {about}</li>"));
     format!(

@@ -24,7 +24,8 @@ use crate::figures::FigureData;
 use crate::seeds::names;
 
 pub use advice::advice;
-use footer::{COMPARISONS, FIGURES, Footer, footer};
+pub use footer::files;
+use footer::{Footer, footer};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -48,8 +49,8 @@ pub struct Page {
     pub suite: String,
     /// Footnotes: settings, recipes, warnings.
     pub notes: Vec<String>,
-    /// Whether rows were compared with the baseline.
-    pub compared: bool,
+    /// Files beside the page, of [`files`].
+    pub files: Vec<&'static str>,
 }
 
 /// The codes of a tokenizer.
@@ -190,7 +191,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
             environment: &page.environment,
             costs: &page.costs,
             suite: &page.suite,
-            absent: absent(page),
+            files: &page.files,
         }),
     );
     body.push_str("</main>");
@@ -202,16 +203,6 @@ pub fn page(records: &[Record], page: &Page) -> String {
         escaped(title),
         embedded(&data(records, page))
     )
-}
-
-/// Returns the files that the run does not have.
-fn absent(page: &Page) -> Vec<&'static str> {
-    let all = [
-        (COMPARISONS, !page.compared),
-        (FIGURES, page.figures.is_empty()),
-    ];
-    let absent = all.into_iter().filter(|(_, is_absent)| *is_absent);
-    absent.map(|(file, _)| file).collect()
 }
 
 fn section(body: &mut String, id: &str, title: &str, inner: &str) {
@@ -358,10 +349,7 @@ fn facts(page: &Page, records: &[Record], first: &Record) -> Vec<(String, String
             say(&format!("cost of {stage}"), cost(&costs, stage));
         }
     }
-    let problems: Vec<String> = own()
-        .filter(|r| r.status != "ok")
-        .map(|r| format!("seed {}: {} {}", r.seed, r.status, r.error))
-        .collect();
+    let problems = ranking::problems(own());
     say(
         "status",
         Some(if problems.is_empty() {

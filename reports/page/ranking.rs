@@ -209,13 +209,20 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
     }
     let floors = said.floors.iter();
     remarks.extend(floors.filter_map(|floor| floor.remark(records)));
-    for record in records.iter().filter(|r| r.status != "ok") {
-        remarks.push(format!(
-            "seed {}: {} {}",
-            record.seed, record.status, record.error
-        ));
-    }
+    remarks.extend(problems(records.iter().copied()));
     remarks
+}
+
+/// Returns what is wrong with the seeds of a row. They share the pictures.
+pub(super) fn problems<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<String> {
+    let of = |r: &Record| match (&*r.status, &*r.error) {
+        ("ok", "") => None,
+        ("ok", error) => Some(error.to_owned()),
+        (status, error) => Some(format!("seed {}: {status} {error}", r.seed)),
+    };
+    let mut all: Vec<String> = records.filter_map(of).collect();
+    all.dedup();
+    all
 }
 
 /// The row without pretraining, by an evaluation.

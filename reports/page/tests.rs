@@ -225,12 +225,18 @@ fn a_loss_that_rises_is_named() {
 #[test]
 fn the_page_lists_files_that_the_run_has() {
     let records = [record("a", 0, 50.0), record("b", 0, 40.0)];
-    let mut of = Page::default();
-    let found = page(&records, &of);
-    assert!(found.contains("href=\"results.csv\"") && found.contains("href=\"tables/\""));
-    assert!(!found.contains("href=\"comparisons.csv\"") && !found.contains("href=\"figures/\""));
-    of.compared = true;
-    assert!(page(&records, &of).contains("href=\"comparisons.csv\""));
+    for has in files() {
+        let files = vec![has];
+        let found = page(
+            &records,
+            &Page {
+                files,
+                ..Page::default()
+            },
+        );
+        assert_eq!(found.matches("<li><a href=").count(), 1);
+        assert!(found.contains(&format!("href=\"{has}\"")), "{has}");
+    }
 }
 
 #[test]

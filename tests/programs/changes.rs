@@ -67,6 +67,25 @@ fn targets_that_change_during_a_run_end_its_row() {
     )]);
 }
 
+/// Only drift before the last check of its requests was seen.
+#[test]
+fn targets_that_change_after_the_last_check_of_a_pass_end_its_row() {
+    // Three requests of the start, four of the pass, a check and the last two of the pass.
+    let reply = |name: &str| format!("head -c {REQUEST} > /dev/null; cat {name}");
+    let rows = [8, 10].map(|same| {
+        let script = format!(
+            "at=0; while [ $at -lt {same} ]; do {}; at=$((at + 1)); done; {}",
+            reply("ok"),
+            replies("other")
+        );
+        (
+            shell(&format!("drifts-{same}"), &script, ""),
+            &["other targets after", "than at its start"][..],
+        )
+    });
+    fail(&rows);
+}
+
 /// Only another mean was seen.
 #[test]
 fn functions_that_depend_on_their_batch_end_their_rows() {

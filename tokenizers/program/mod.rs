@@ -49,6 +49,8 @@ struct Checked {
     child: Child,
     /// Requests since then.
     requests: usize,
+    /// Requests before it was last asked again.
+    checked: usize,
     /// Requests after which it is asked again.
     due: usize,
 }
@@ -58,6 +60,7 @@ impl From<Child> for Checked {
         Self {
             child,
             requests: 0,
+            checked: 0,
             due: FIRST_CHECK,
         }
     }
@@ -222,12 +225,21 @@ impl Program {
         Ok(child.into())
     }
 
-    /// Asks a child that has computed for a while for the targets of the drawn images again, of as many as one request takes.
+    /// Checks a child that has computed for a while.
     fn check_due(&self, one: &mut Checked) -> Result<()> {
         if one.requests < one.due {
             return Ok(());
         }
         one.due = one.requests + one.requests.min(MOST_BETWEEN_CHECKS);
+        self.check(one)
+    }
+
+    /// Asks a child that has computed for the targets of the drawn images again, of as many as one request takes.
+    fn check(&self, one: &mut Checked) -> Result<()> {
+        if one.requests == one.checked {
+            return Ok(());
+        }
+        one.checked = one.requests;
         let images = drawn::images(&self.wanted.input)?;
         let count = drawn::DRAWN.min(self.wanted.batch);
         let images = &images[..images.len() / drawn::DRAWN * count];
@@ -277,6 +289,10 @@ impl Tokenizer for Program {
             }
             (Reply::Ids(ids), target) => codes::targets(target, ids, (batch, patches))?,
         })
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        self.children.each_idle(|one| self.check(one))
     }
 
     fn facts(&self) -> Facts {

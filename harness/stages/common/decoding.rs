@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use tessera_tokenizers::Split;
 
 use super::context::{Context, Images};
-use super::sample::{CHUNK, SAMPLE, per_image};
+use super::sample::{CHUNK, CROPS, SAMPLE, per_image};
 use crate::data;
 
 /// Measures the seconds per image of decoding all of it, on all threads.
@@ -32,7 +32,7 @@ pub fn whole(images: &Images) -> anyhow::Result<f64> {
 /// If an image cannot be decoded.
 pub fn for_views(cx: &Context<'_>, images: &Images) -> anyhow::Result<(f64, f64)> {
     let (bytes, count) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let seconds = per_image(cx, images, &|view| {
+    let seconds = per_image(cx, images, CROPS, &|view| {
         let each = view.0.iter().map(|sample| sample.image.rgb.len());
         bytes.fetch_add(each.sum(), Ordering::Relaxed);
         count.fetch_add(view.0.len(), Ordering::Relaxed);

@@ -18,7 +18,7 @@ use super::context::{Context, Images};
 use super::decoding::{self, HeldImages};
 use super::limits::Limits;
 use super::sample::{
-    SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample, sampled, shape,
+    CROPS, SAMPLE, Sampled, Size, metrics_ratio, metrics_seconds, per_image, sample, sampled, shape,
 };
 use super::steps::flops;
 use crate::data;
@@ -68,7 +68,7 @@ pub struct Rates<'a> {
     /// The suite's model.
     pub vit: VitConfig,
     /// Whether this machine was measured.
-    is_measured: bool,
+    pub is_measured: bool,
     /// Seconds of decoding; 0 if decoded images are stored.
     pub decode: f64,
     /// Seconds of decoding for the decoded cache.
@@ -131,7 +131,7 @@ impl<'a> Rates<'a> {
         (rates.decoded_seconds, rates.held.image) = decoding::for_views(cx, images)?;
         // The cost of the decoded cache is that of writing it. Reads from disk are not estimated.
         rates.decode = if cached { 0.0 } else { rates.decoded_seconds };
-        let both = per_image(cx, images, &|view| {
+        let both = per_image(cx, images, CROPS, &|view| {
             view.as_view()
                 .render(&InputSpec::imagenet(vit.image_size))?;
             Ok(())

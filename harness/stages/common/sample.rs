@@ -1,5 +1,6 @@
 //! Measures a row's tokenizer and the metrics on a few images, for the estimates of `--dry-run`.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -9,7 +10,9 @@ use rayon::prelude::*;
 use serde_json::Value;
 use tessera_models::Targets;
 use tessera_models::rng::keyed_rng;
-use tessera_tokenizers::{BuildContext, ImageStream, Split, Tokenizer, TokenizerFactory, ViewBuf};
+use tessera_tokenizers::{
+    BuildContext, ImageStream, Needs, Split, Tokenizer, TokenizerFactory, ViewBuf,
+};
 
 use super::context::{Context, Images};
 use super::targets::picture;
@@ -37,6 +40,9 @@ pub struct Sampled {
     pub seconds: f64,
     /// Mean number of different ids or joint codes in an image under the evaluation transform; 0 for values.
     pub tokens: f64,
+    /// Number of images, of different ids in every second one, and of different ids in all; `None` for a tokenizer that learns, whose ids are
+    /// not those of the run.
+    pub seen: Option<[usize; 3]>,
     /// Bytes of the files that a learned tokenizer saves.
     pub saved: f64,
     /// Bytes of its picture.
@@ -47,21 +53,37 @@ pub struct Sampled {
     pub guessed: Option<String>,
 }
 
-/// Measures the seconds per image, on all threads, of computing the view of a random crop and calling `work`.
+impl Sampled {
+    /// Returns the number of different ids, of `codes`, in `images` images. It grows with every doubling of the images as in the sample, and is
+    /// at most that of equally frequent ids.
+    pub fn used(&self, codes: f64, images: f64) -> f64 {
+        let most = codes * -(-images * self.tokens / codes.max(1.0)).exp_m1();
+        let Some([sample, half, whole]) = self.seen.filter(|seen| seen[1] > 0) else {
+            return most;
+        };
+        let doubling = (whole as f64 / half as f64).log2();
+        most.min(whole as f64 * (images / sample as f64).powf(doubling))
+    }
+}
+
+/// The views of training.
+pub const CROPS: ViewPlan = ViewPlan::RandomResizedCrop {
+    seed: 0,
+    epoch: 0,
+    scale: (0.2, 1.0),
+    form: CropForm::Torchvision,
+};
+
+/// Measures the seconds per image, on all threads, of computing its view and calling `work`.
 ///
 /// # Errors
 /// If an image cannot be read, and errors of `work`.
 pub fn per_image(
     cx: &Context<'_>,
     images: &Images,
+    plan: ViewPlan,
     work: &(dyn Fn(&ViewBuf) -> anyhow::Result<()> + Sync),
 ) -> anyhow::Result<f64> {
-    let plan = ViewPlan::RandomResizedCrop {
-        seed: 0,
-        epoch: 0,
-        scale: (0.2, 1.0),
-        form: CropForm::Torchvision,
-    };
     let all = sampled(cx, images);
     let pass = || {
         let shards = all.par_chunks(CHUNK).map(|shard| {
@@ -111,14 +133,14 @@ pub fn sample(
         }),
     };
     let mut found = match fitted {
-        Ok(tokenizer) => tokenized(cx, images, tokenizer.as_ref(), factory.learns())?,
+        Ok(tokenizer) => tokenized(cx, images, tokenizer.as_ref(), factory)?,
         Err(error) => {
             let features = cx.with_build(None, |build| factory.features(with, build))?;
             let Some(features) = features else {
                 return Err(error);
             };
             Sampled {
-                seconds: per_image(cx, images, &|view| {
+                seconds: per_image(cx, images, CROPS, &|view| {
                     Ok(features.extract(&view.as_view()).map(drop)?)
                 })?,
                 guessed: Some(format!("{error:#}")),
@@ -161,9 +183,14 @@ fn tokenized(
     cx: &Context<'_>,
     images: &Images,
     tokenizer: &dyn Tokenizer,
-    learned: bool,
+    factory: &dyn TokenizerFactory,
 ) -> anyhow::Result<Sampled> {
-    let seconds = per_image(cx, images, &|view| {
+    let learned = factory.learns();
+    let plan = match factory.needs() {
+        Needs::SampleIds => ViewPlan::Eval,
+        _ => CROPS,
+    };
+    let seconds = per_image(cx, images, plan, &|view| {
         Ok(tokenizer.tokenize(&view.as_view()).map(drop)?)
     })?;
     let mut saved = 0.0;
@@ -172,17 +199,23 @@ fn tokenized(
         tokenizer.save(folder.path())?;
         saved = bytes_in(folder.path())?;
     }
+    let (tokens, seen) = distinct(cx, images, tokenizer)?;
     Ok(Sampled {
         seconds,
-        tokens: distinct(cx, images, tokenizer)?,
+        tokens,
+        seen: seen.filter(|_| !learned),
         saved,
         picture: picture(tokenizer).map_or(0.0, |png| png.len() as f64),
         ..Sampled::default()
     })
 }
 
-/// Returns the mean number of different ids in an image.
-fn distinct(cx: &Context<'_>, images: &Images, tokenizer: &dyn Tokenizer) -> anyhow::Result<f64> {
+/// Returns the mean number of different ids in an image, and what [`Sampled::seen`] has.
+fn distinct(
+    cx: &Context<'_>,
+    images: &Images,
+    tokenizer: &dyn Tokenizer,
+) -> anyhow::Result<(f64, Option<[usize; 3]>)> {
     let all = sampled(cx, images);
     let eval = cx.suite.file.eval_transform;
     let view = |shard: &[usize]| {
@@ -191,22 +224,28 @@ fn distinct(cx: &Context<'_>, images: &Images, tokenizer: &dyn Tokenizer) -> any
             .view(Split::Train, shard, ViewPlan::Eval, eval)
     };
     let mut different = 0;
+    let mut seen = [HashSet::new(), HashSet::new()];
     for shard in all.chunks(CHUNK) {
         let targets = tokenizer.tokenize(&view(shard)?.as_view())?;
         if matches!(targets, Targets::Values(_)) {
-            return Ok(0.0);
+            return Ok((0.0, None));
         }
         let Ok(ids) = targets.ids() else {
             // Among so many joint codes, hardly two patches have the same.
-            return Ok(tokenizer.grid().num_patches() as f64);
+            return Ok((tokenizer.grid().num_patches() as f64, None));
         };
-        for mut ids in ids.to_vec2::<u32>()? {
+        // A chunk is even, so its first image is one of every second.
+        for (at, mut ids) in ids.to_vec2::<u32>()?.into_iter().enumerate() {
             ids.sort_unstable();
             ids.dedup();
             different += ids.len();
+            seen[at % 2].extend(ids);
         }
     }
-    Ok(different as f64 / all.len().max(1) as f64)
+    let half = seen[0].len();
+    let whole = seen[0].union(&seen[1]).count();
+    let mean = different as f64 / all.len().max(1) as f64;
+    Ok((mean, Some([all.len(), half, whole])))
 }
 
 fn bytes_in(folder: &Path) -> anyhow::Result<f64> {
@@ -303,4 +342,32 @@ pub fn shape(row: &Row) -> String {
     tokenizer.map_or_else(String::new, |(kind, with)| {
         format!("{kind} {}", without(with.value()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if all ids were equally frequent, which those of photographs are not.
+    #[test]
+    fn the_number_of_ids_grows_as_in_the_sample() {
+        let used = |half: usize, whole: usize| {
+            let seen = Some([64, half, whole]);
+            let sampled = Sampled {
+                tokens: 50.0,
+                seen,
+                ..Sampled::default()
+            };
+            sampled.used(1e6, 2048.0)
+        };
+        // Five doublings of 4/3.
+        assert!((used(900, 1200) - 1200.0 * (4.0_f64 / 3.0).powi(5)).abs() < 1e-6);
+        let uniform = 1e6 * (1.0 - (-0.1024_f64).exp());
+        assert!((used(1600, 3200) - uniform).abs() < 1e-6);
+        let unknown = Sampled {
+            tokens: 50.0,
+            ..Sampled::default()
+        };
+        assert!((unknown.used(1e6, 2048.0) - uniform).abs() < 1e-6);
+    }
 }

@@ -1,0 +1,27 @@
+//! Pictures of a row whose program fails after its numbers are computed.
+
+use super::*;
+
+/// The row was `ok` without a word.
+#[test]
+fn a_row_without_its_gallery_says_why() {
+    // The checks of a start take three requests; counting takes six, a check after four, and one at the end.
+    let each = format!("head -c {REQUEST} > /dev/null; cat ok");
+    let script = format!("for at in 1 2 3 4 5 6 7 8 9 10 11; do {each}; done; exit 7");
+    let bench = suite(&[shell("T", &script, ""), shell("fine", &replies("ok"), "")]);
+    let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
+    let said = error(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("1 of 2 cells have all numbers but no pictures"),
+        "{said}"
+    );
+    let out = bench.path("out");
+    assert_eq!(column(&out, "status"), ["ok", "ok"]);
+    let errors = column(&out, "error");
+    assert!(errors[0].starts_with("no gallery: ") && errors[0].contains("exit status: 7"));
+    assert_eq!(errors[1], "");
+    assert!(!metrics(&bench, "T").is_empty());
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("no gallery: "));
+}
