@@ -264,6 +264,7 @@ fn what_a_function_does_wrong_ends_its_row_with_an_error() {
             &["within 1 s"],
         ),
         (of("above"), &["the id 8 for image", "0..8"]),
+        (of("masked"), &["found an array with masked values"]),
         (
             function("means", ids),
             &["shape [16, 4, 4, 3]", "expected [16, 16] or [16, 4, 4]"],

@@ -10,7 +10,8 @@ use tessera_reports::figures::FigureData;
 use tessera_reports::page::{Card, Page};
 use tessera_reports::paired::compare;
 use tessera_reports::{
-    Comparison, CostRow, HistoryRow, MetricRow, Predicted, Record, TableContext, baseline, notes,
+    Column, Comparison, CostRow, HistoryRow, MetricRow, Predicted, Record, TableContext, baseline,
+    notes,
 };
 
 use super::layout::{LABELS, RESULTS, SKIPPED};
@@ -90,22 +91,24 @@ impl RunData {
                 evaluation.top1.name
             ));
         }
-        let right = |best: usize| -> Vec<bool> {
+        let mut enter = |key, column: &Column, best: usize| {
             let rows = classes.chunks_exact(columns).zip(&self.labels);
-            rows.map(|(row, label)| row[..best].contains(label))
-                .collect()
-        };
-        let of_best = right(1);
-        check_accuracy(&of_best, accuracy, evaluation.top1.name)?;
-        let top5 = evaluation.top5.filter(|_| columns >= 5);
-        let of_top5 = top5.map(|top5| (top5, right(5)));
-        if let Some((top5, right)) = of_top5 {
-            if let Some(accuracy) = self.records[cell].number(&top5) {
-                check_accuracy(&right, accuracy, top5.name)?;
+            let right: Vec<bool> = rows.map(|(row, b)| row[..best].contains(b)).collect();
+            let percent = 100.0 * right.iter().filter(|r| **r).count() as f64 / images as f64;
+            let accuracy = self.records[cell].number(column);
+            if let Some(accuracy) = accuracy.filter(|known| (percent - known).abs() >= 1e-9) {
+                return Err(format!(
+                    "found {percent} % by the predictions and {LABELS}, expected {accuracy} as {} in {RESULTS}",
+                    column.name
+                ));
             }
-            self.right.insert((top5.name, cell), right);
+            self.right.insert((key, cell), right);
+            Ok(())
+        };
+        enter(evaluation.key, &evaluation.top1, 1)?;
+        if let Some(top5) = evaluation.top5.filter(|_| columns >= 5) {
+            enter(top5.name, &top5, 5)?;
         }
-        self.right.insert((evaluation.key, cell), of_best);
         Ok(())
     }
 
@@ -263,17 +266,6 @@ impl RunData {
     }
 }
 
-/// Checks that the part of the images that are `right` is the accuracy of the column `name`.
-fn check_accuracy(right: &[bool], accuracy: f64, name: &str) -> Result<(), String> {
-    let percent = 100.0 * right.iter().filter(|r| **r).count() as f64 / right.len() as f64;
-    match (percent - accuracy).abs() < 1e-9 {
-        true => Ok(()),
-        false => Err(format!(
-            "found {percent} % by the predictions and {LABELS}, expected {accuracy} as {name} in {RESULTS}"
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,7 +299,6 @@ mod tests {
             said.contains("100 %") && said.contains("50 as lp_top5"),
             "{said}"
         );
-        assert!(data.right.is_empty());
         data.records[0].lp_top5 = Some(100.0);
         data.enter_predictions(probe.unwrap(), 0, &classes).unwrap();
         assert_eq!(right(data.predicted_top5(), "lp_top5"), [[true, true]]);

@@ -1,7 +1,7 @@
 //! Reads a run folder. Absent files are left out; a file that exists but cannot be read, has lost its rows or disagrees with another
 //! file is an error.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tessera_models::{files, foreign};
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
-use tessera_reports::{Column, CostRow, MetricRow, Record, from_csv};
+use tessera_reports::{Column, CostRow, Group, MetricRow, Record, from_csv};
 
 use super::data::RunData;
 use super::layout::{
@@ -42,7 +42,7 @@ fn text(path: &Path) -> anyhow::Result<Option<String>> {
         refuse_foreign(bytes, path)?;
     }
     let text = bytes.map(String::from_utf8).transpose();
-    text.with_context(|| path.display().to_string())
+    text.map_err(|error| anyhow!("{}: {error}; {RESTORE}", path.display()))
 }
 
 /// Refuses what lies in place of a file; an empty one has its own error.
@@ -90,6 +90,11 @@ pub fn numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
         .with_context(|| path.display().to_string())
 }
 
+/// Returns the numbers of a file of a run folder.
+fn own_numbers(path: &Path) -> anyhow::Result<Option<Vec<u32>>> {
+    numbers(path).map_err(|error| anyhow!("{error:#}; {RESTORE}"))
+}
+
 /// Returns the records of the file `results.csv` at `path`.
 ///
 /// # Errors
@@ -119,13 +124,14 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
         false => None,
     };
     let mut data = RunData {
-        labels: numbers(&folder.join(LABELS))?.unwrap_or_default(),
+        labels: own_numbers(&folder.join(LABELS))?.unwrap_or_default(),
         records: records(results)?,
         ..RunData::default()
     };
     if let Some(listed) = listed {
         sums::check_all_listed(folder, &listed, &data.records)?;
     }
+    check_records(&data.records, results)?;
     enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
     let cells = cells(&data.records);
     let path = folder.join(METRICS);
@@ -152,7 +158,7 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
                 continue;
             };
             let path = folder.join(CELLS).join(name).join(file);
-            if let Some(classes) = numbers(&path)? {
+            if let Some(classes) = own_numbers(&path)? {
                 let entered = data.enter_predictions(evaluation, cell, &classes);
                 entered.map_err(|found| anyhow!("{}: {found}; {RESTORE}", path.display()))?;
             }
@@ -161,25 +167,71 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     Ok(data)
 }
 
-/// Checks that every metric of every record has a row in the file `metrics.csv` at `path`.
+/// Refuses two rows of one tokenizer and seed, of which only one would count, and numbers that no run measures, in the file at `path`.
+fn check_records(records: &[Record], path: &Path) -> anyhow::Result<()> {
+    let mut seen = HashSet::new();
+    for record in records {
+        let (row, seed) = (&record.tokenizer, record.seed);
+        if !seen.insert((row, seed)) {
+            let found = format!("two rows of {row}, seed {seed}");
+            bail!(lost(path, &found, "one; remove the other"));
+        }
+        for column in Record::compared() {
+            let (range, expected) = match column.unit {
+                "%" => (0.0..=100.0, "0 to 100"),
+                _ => (f64::MIN..=f64::MAX, "a finite number"),
+            };
+            let number = record.number(column);
+            if let Some(number) = number.filter(|number| !range.contains(number)) {
+                let found = format!("{} {number} of {row}, seed {seed}", column.name);
+                bail!(lost(path, &found, &format!("{expected}, or nothing")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every metric of every record has a row in the file `metrics.csv` at `path`, with its number.
 fn check_metrics(data: &RunData, path: &Path) -> anyhow::Result<()> {
     for (cell, record) in data.records.iter().enumerate() {
         let rows = data.metrics.get(&cell).map_or(&[][..], Vec::as_slice);
-        let mut metrics = Record::metrics().filter(|column| record.number(column).is_some());
-        let lacks = |column: &&Column| !rows.iter().any(|row| row.is_of(column.name));
-        let Some(column) = metrics.find(lacks) else {
-            continue;
-        };
-        let (row, seed, name) = (&record.tokenizer, record.seed, column.name);
-        let found = match (data.metrics.is_empty(), rows.is_empty()) {
-            (true, _) => NO_ROWS.to_owned(),
-            (false, true) => format!("no row of {row}, seed {seed}"),
-            (false, false) => format!("no {name} of {row}, seed {seed}"),
-        };
-        let expected = format!("a row for {name} and every other metric that {RESULTS} has");
-        bail!(lost(path, &found, &expected));
+        for column in Record::metrics() {
+            let Some(number) = record.number(column) else {
+                continue;
+            };
+            let (row, seed, name) = (&record.tokenizer, record.seed, column.name);
+            let expected = format!("a row for {name} and every other metric that {RESULTS} has");
+            let (found, expected) = match rows.iter().find(|row| row.is_of(name)) {
+                Some(found) => match disagreement(found, number, column) {
+                    Some((found, expected)) => {
+                        (format!("{name} {found} of {row}, seed {seed}"), expected)
+                    }
+                    None => continue,
+                },
+                None if data.metrics.is_empty() => (NO_ROWS.to_owned(), expected),
+                None if rows.is_empty() => (format!("no row of {row}, seed {seed}"), expected),
+                None => (format!("no {name} of {row}, seed {seed}"), expected),
+            };
+            bail!(lost(path, &found, &expected));
+        }
     }
     Ok(())
+}
+
+/// Returns what is found and expected if a row of `metrics.csv` has another number than `results.csv`, where counts are rounded, or an
+/// error that is not finite.
+fn disagreement(row: &MetricRow, number: f64, column: &Column) -> Option<(String, String)> {
+    let far = match column.group {
+        Group::Count => 0.5,
+        _ => 1e-6 * number.abs(),
+    };
+    let value = row.value.unwrap_or(f64::NAN);
+    if (value - number).abs() <= far {
+        let mut errors = [row.se, row.null_mean, row.null_se].into_iter().flatten();
+        let error = errors.find(|error| !error.is_finite())?;
+        return Some((format!("with {error} as an error"), "finite errors".into()));
+    }
+    Some((value.to_string(), format!("{number} as in {RESULTS}")))
 }
 
 /// Completes records of older run folders, which state the seed of their codebooks only in the suite.

@@ -127,6 +127,7 @@ class Scores(InFolder):
             ((ids, labels[:3]), "labels"),
             ((ids, labels.astype(str)), "integers"),
             ((ids[:0], labels[:0]), "no images"),
+            ((np.ma.masked_equal(ids, 0), labels), "ids: found an array with masked values"),
         ]:
             with self.assertRaisesRegex(ValueError, said):
                 score(*given)
@@ -333,6 +334,7 @@ class Runs(InFolder):
             (lambda ids: {"ids": ids}, "found dict with the keys 'ids'"),
             (lambda ids: (ids, 1), r"found tuple of 2 \(int64 \[16, 4, 4\], int\)"),
             (lambda ids: ids.astype(float), "type '<f8', expected integers"),
+            (lambda ids: np.ma.masked_equal(ids, ids[0, 0, 0]), "found an array with masked values"),
         ]:
             function = tokenizer(codebook_size=8)(lambda images: result(bright(images)))
             with self.assertRaisesRegex(CellsFailed, said):

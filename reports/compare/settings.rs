@@ -9,9 +9,12 @@ use crate::evaluations::is_trained;
 
 /// Lists the settings that differ but must be equal for numbers to be comparable.
 pub(super) fn differences(name: &str, old: &Record, new: &Record) -> Vec<String> {
+    // Images that are known to be equal may lie in a folder of another name.
+    let same_images = !old.dataset_fingerprint.is_empty() && old.has_images_of(new);
     let facts = |r: &Record| {
+        let dataset = if same_images { "" } else { &r.dataset };
         [
-            ("dataset", r.dataset.clone()),
+            ("dataset", dataset.to_owned()),
             ("class_list_hash", r.class_list_hash.clone()),
             ("n_train", r.n_train.to_string()),
             ("n_val", r.n_val.to_string()),

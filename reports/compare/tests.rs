@@ -277,6 +277,23 @@ fn of_images(old: &str, new: &str) -> Regression {
 }
 
 #[test]
+fn the_name_of_a_folder_of_equal_images_does_not_matter() {
+    let run = |dataset: &str, fingerprint: &str| {
+        let mut record = record("K", 0, 60.0);
+        record.dataset = dataset.into();
+        record.dataset_fingerprint = fingerprint.into();
+        side(vec![record], None)
+    };
+    let differing = |fingerprint: &str| {
+        let (old, new) = (run("photos", fingerprint), run("copy", fingerprint));
+        regression(&old, &new, &Gate::default()).differing
+    };
+    assert!(differing("aa").is_empty());
+    // Older files do not state their images.
+    assert_eq!(differing(""), ["K: dataset was photos, is copy"]);
+}
+
+#[test]
 fn other_images_are_named_and_never_paired() {
     let found = of_images("aa", "bb");
     assert_eq!(found.differing, ["K: dataset_fingerprint was aa, is bb"]);

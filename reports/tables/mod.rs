@@ -25,6 +25,7 @@ pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
 pub use rows::left_out;
 use rows::{base_of, grouped};
+use told::Settings;
 
 /// Returns all tables.
 pub fn tables() -> &'static [TableAbout] {
@@ -86,7 +87,9 @@ pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
     let others = ["TCAS", "below null", "PNMI", "codes", "status"];
     let header: Vec<&str> = [""].into_iter().chain(accuracies).chain(others).collect();
     let mut grid = Grid::new(&header);
-    for row in &grouped(records) {
+    let rows = grouped(records);
+    let settings = Settings::of(&rows);
+    for row in &rows {
         let accuracies = EVALUATIONS.iter().map(|e| row.accuracy(e));
         let others = [
             row.metric(|r| r.tcas),
@@ -97,7 +100,7 @@ pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
         ];
         let cells = accuracies.chain(others).map(|cell| cell.pretty());
         grid.rows
-            .push([row.name.clone()].into_iter().chain(cells).collect());
+            .push([settings.label(row)].into_iter().chain(cells).collect());
     }
     let grid = grid.without_empty_columns();
     grid.narrowed(&["codes", "PNMI", "TCAS", "bag"]).text()

@@ -47,6 +47,9 @@ def codes(images):
 def above(images):
     return tokenize(images) + 1
 
+def masked(images):
+    return np.ma.masked_less(tokenize(images), 3)
+
 def beside(images):
     return tokenize(images - images.mean() + 0.1 > 0)
 

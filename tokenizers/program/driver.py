@@ -91,6 +91,8 @@ def plain(targets, name="the function's result"):
         targets = targets.detach().cpu()
         # NumPy has no bfloat16.
         targets = (targets.float() if targets.is_floating_point() and targets.element_size() < 4 else targets).numpy()
+    if np.ma.is_masked(targets):
+        raise ValueError(f"{name}: found an array with masked values, expected a number for each; fill them or give them an id of their own")
     try:
         targets = np.asarray(targets)
         kind = targets.dtype.kind

@@ -177,3 +177,62 @@ fn predictions_and_labels_that_disagree_with_the_accuracy_are_refused() {
         }
     }
 }
+
+#[test]
+fn files_that_are_cut_off_or_in_another_encoding_have_a_remedy() {
+    for name in [LABELS, "cells/k-s0/predictions-knn.npy", RESULTS, METRICS] {
+        let dir = folder();
+        let path = dir.path().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.pop();
+        if name.ends_with(".csv") {
+            bytes.extend(b"\xff\n");
+        }
+        fs::write(&path, bytes).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(RESTORE), "{error}");
+    }
+}
+
+/// One of two equal rows would count, and NaN would be better than any number.
+#[test]
+fn rows_that_are_there_twice_and_numbers_that_no_run_measures_are_refused() {
+    let dir = folder();
+    let path = dir.path().join(RESULTS);
+    let text = fs::read_to_string(&path).unwrap();
+    let second = text.lines().nth(2).unwrap();
+    let refused = |text: String, part: &str| {
+        fs::write(&path, text).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(RESULTS) && error.contains(part), "{error}");
+    };
+    refused(format!("{text}{second}\n"), "two rows of VQ, seed 0");
+    for (number, part) in [
+        ("NaN", "knn_top1 NaN of VQ, seed 0, expected 0 to 100"),
+        ("inf", "knn_top1 inf"),
+        ("100.1", "knn_top1 100.1"),
+        ("-1.0", "knn_top1 -1"),
+    ] {
+        let other = second.replace("75.0", number);
+        refused(text.replace(second, &other), part);
+    }
+    let other = second.replace("0.5", "inf");
+    refused(text.replace(second, &other), "tcas inf of VQ, seed 0");
+}
+
+#[test]
+fn metrics_that_disagree_with_the_results_are_refused() {
+    let dir = folder();
+    let path = dir.path().join(METRICS);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.matches(",0.5,,").count(), 2, "{text}");
+    for (numbers, part) in [
+        (",0.6,,", "tcas 0.6 of K, seed 0, expected 0.5 as in"),
+        (",,,", "tcas NaN of K, seed 0, expected 0.5 as in"),
+        (",0.5,NaN,", "tcas with NaN as an error of K, seed 0"),
+    ] {
+        fs::write(&path, text.replacen(",0.5,,", numbers, 1)).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(METRICS) && error.contains(part), "{error}");
+    }
+}

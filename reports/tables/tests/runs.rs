@@ -44,6 +44,8 @@ fn rows_of_two_runs_are_told_apart_and_do_not_compete() {
         let found = markdown(1, &records);
         assert_eq!(found.matches("+10.0").count(), 4, "{found}");
         assert!(!found.contains("+40.0"), "{found}");
+        let shown = summary(&records, &[]);
+        assert_eq!(shown.matches("K (").count(), 2, "{shown}");
     }
     // One run has no such column.
     assert!(!markdown(1, &two(|_| ())[..4]).contains("setting"));
