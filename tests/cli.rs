@@ -167,6 +167,23 @@ fn rows_are_compared_on_the_same_images() {
     }
 }
 
+/// Returns a CSV file with 0.99 in a column of the rows that `is` chooses, where it is not empty.
+fn with_column(text: &str, column: &str, is: impl Fn(&csv::StringRecord) -> bool) -> Vec<u8> {
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let header = reader.headers().unwrap().clone();
+    writer.write_record(&header).unwrap();
+    for row in reader.records().map(Result::unwrap) {
+        let cells = header.iter().zip(&row);
+        let changed = cells.map(|(name, field)| {
+            let changes = name == column && is(&row) && !field.is_empty();
+            if changes { "0.99" } else { field }
+        });
+        writer.write_record(changed).unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
 #[test]
 fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
     let bench = Bench::whole();
@@ -178,35 +195,17 @@ fn a_worse_run_is_a_regression_and_another_suite_is_refused() {
     let said = bench.fine(&["compare", "old", "old"]);
     assert!(said.contains("no regression"), "{said}");
     // Write a result that is worse, as a regression would.
-    let text = std::fs::read_to_string(bench.path("old/results.csv")).unwrap();
-    let at = text
-        .lines()
-        .next()
-        .unwrap()
-        .split(',')
-        .position(|c| c == "tcas")
-        .unwrap();
-    let mut reader = csv::Reader::from_reader(text.as_bytes());
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(reader.headers().unwrap()).unwrap();
-    for row in reader.records() {
-        let row = row.unwrap();
-        let worse = row
-            .iter()
-            .enumerate()
-            .map(|(i, f)| match (i == at, f.is_empty()) {
-                (true, false) => "0.99".to_owned(),
-                _ => f.to_owned(),
-            });
-        writer.write_record(worse).unwrap();
-    }
+    let read = |name: &str| std::fs::read_to_string(bench.path(name)).unwrap();
+    let results = with_column(&read("old/results.csv"), "tcas", |_| true);
+    let is_tcas = |row: &csv::StringRecord| row.iter().any(|field| field == "tcas");
+    let metrics = with_column(&read("old/metrics.csv"), "value", is_tcas);
     std::fs::create_dir(bench.path("new")).unwrap();
-    std::fs::write(bench.path("new/results.csv"), writer.into_inner().unwrap()).unwrap();
+    std::fs::write(bench.path("new/results.csv"), results).unwrap();
     bench.refused(
         &["compare", "old", "new/results.csv"],
         &["tcas of K-means Pixel, K=4", "--tolerance"],
     );
-    std::fs::copy(bench.path("old/metrics.csv"), bench.path("new/metrics.csv")).unwrap();
+    std::fs::write(bench.path("new/metrics.csv"), metrics).unwrap();
     let output = bench.bench(&["compare", "old", "new", "--markdown", "new.md"]);
     assert_eq!(output.status.code(), Some(1), "{}", error(&output));
     let markdown = std::fs::read_to_string(bench.path("new.md")).unwrap();
