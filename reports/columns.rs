@@ -205,6 +205,11 @@ impl Record {
         panic!("no such column of results.csv")
     }
 
+    /// Returns whether its encoder is that of a checkpoint file.
+    pub fn is_imported(&self) -> bool {
+        self.encoder == "imported"
+    }
+
     /// Returns whether its encoder is random, as in the row without pretraining.
     pub fn is_random(&self) -> bool {
         match self.encoder.as_str() {

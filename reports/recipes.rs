@@ -5,8 +5,10 @@ use std::cmp::Reverse;
 use crate::columns::Record;
 use crate::seeds::names;
 
-/// Returns the names of rows whose recipe is not the most frequent one of the rows, or the first of equally frequent ones.
+/// Returns the names of rows whose recipe is not the most frequent one of the rows, or the first of equally frequent ones. Rows with an
+/// imported encoder do not count: the name of its file is part of their recipe.
 pub fn other_recipes<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> Vec<&'a str> {
+    let records = records.filter(|r| !r.is_imported());
     let of = |name: &str| {
         let mut rows = records.clone();
         let row = rows.find(|r| r.tokenizer == name);
@@ -20,8 +22,8 @@ pub fn other_recipes<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> V
     rows
 }
 
-/// Returns the names of rows that may not be counted beside the others: those of another recipe, if `trained`, and those whose tokenizer
-/// and encoder an earlier counted row has.
+/// Returns the names of rows that may not be counted beside the others: those whose tokenizer an earlier counted row has and, if `trained`,
+/// those of another recipe. Of trained rows, the encoder must be the same, too.
 pub fn apart<'a>(records: impl Iterator<Item = &'a Record> + Clone, trained: bool) -> Vec<&'a str> {
     let mut out = match trained {
         true => other_recipes(records.clone()),
@@ -30,10 +32,11 @@ pub fn apart<'a>(records: impl Iterator<Item = &'a Record> + Clone, trained: boo
     let mut seen: Vec<(&str, &str, &str)> = Vec::new();
     for record in records {
         let name = record.tokenizer.as_str();
-        let made_from = (
-            record.tokenizer_digest.as_str(),
-            record.encoder_digest.as_str(),
-        );
+        let encoder = match trained {
+            true => record.encoder_digest.as_str(),
+            false => "",
+        };
+        let made_from = (record.tokenizer_digest.as_str(), encoder);
         let same = |(other, tokenizer, encoder): &(&str, &str, &str)| {
             *other != name && (*tokenizer, *encoder) == made_from
         };
@@ -76,6 +79,14 @@ mod tests {
         let of = |trained| apart(records.iter(), trained);
         assert_eq!(of(true), ["other", "again"]);
         assert_eq!(of(false), ["a", "again"], "{records:?}");
+        let imported = |name: &str, encoder: &str| Record {
+            encoder: "imported".into(),
+            encoder_digest: encoder.into(),
+            ..record(name, encoder, "1")
+        };
+        let encoders = [imported("a", "x"), imported("b", "y"), imported("c", "y")];
+        assert_eq!(apart(encoders.iter(), true), ["c"]);
+        assert_eq!(apart(encoders.iter(), false), ["b", "c"]);
         let tied = &records[..2];
         assert_eq!(other_recipes(tied.iter()), ["a"]);
     }

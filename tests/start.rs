@@ -71,6 +71,11 @@ fn a_first_suite_is_written_for_every_layout_and_runs() {
         if splits.len() == 1 {
             let without = trained.replace(", hold_out: 0.1", "");
             std::fs::write(bench.path("without.yaml"), without).unwrap();
+            let tokenize = ["tokenize", "without.yaml", "--split", "val"];
+            let row = ["--only", "K-means Pixel, K=50", "--out", "ids.npy"];
+            let args = [&tokenize[..], &row].concat();
+            bench.refused(&args, &["--split val: found no images"]);
+            assert!(!bench.path("ids.npy").exists());
             for args in [
                 &["validate", "without.yaml"][..],
                 &["run", "without.yaml", "--dry-run"],

@@ -202,6 +202,10 @@ pub trait Tokenizer: Send + Sync {
     fn check_unchanged(&self) -> Result<()> {
         Ok(())
     }
+    /// Returns whether the tokenizer has been found to give other targets than at its start: what was computed from them is of no use.
+    fn has_changed(&self) -> bool {
+        false
+    }
     /// Returns whether targets are looked up rather than computed, so that caching them gains nothing.
     fn looks_up(&self) -> bool {
         false

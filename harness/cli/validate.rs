@@ -63,7 +63,7 @@ fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite
     }
     anyhow::ensure!(
         val != Some(0) || !(train || has_accuracies),
-        "accuracies need val images; write `dataset: {{hold_out: 0.1}}`, add some, or use `bench score` without `bag_of_tokens`"
+        "training and accuracies need val images; write `dataset: {{hold_out: 0.1}}`, add some, or use `bench score` without `bag_of_tokens`"
     );
     Ok((suite, found))
 }

@@ -87,7 +87,7 @@ impl RunData {
         let columns = found.checked_div(images).unwrap_or(0);
         if columns == 0 || found != columns * images {
             return Err(format!(
-                "found {found} predictions, expected a multiple of the {images} images of {LABELS} (and {} of {accuracy} in {RESULTS})",
+                "found {found} predictions and {images} labels in {LABELS}, expected labels, and a whole number of predictions for each ({} is {accuracy} in {RESULTS})",
                 evaluation.top1.name
             ));
         }

@@ -174,7 +174,7 @@ fn check_records(records: &[Record], path: &Path) -> anyhow::Result<()> {
         let (row, seed) = (&record.tokenizer, record.seed);
         if !seen.insert((row, seed)) {
             let found = format!("two rows of {row}, seed {seed}");
-            bail!(lost(path, &found, "one; remove the other"));
+            bail!(lost(path, &found, "one"));
         }
         for column in Record::compared() {
             let (range, expected) = match column.unit {

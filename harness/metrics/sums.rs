@@ -6,7 +6,7 @@
 use tessera_kernels::simd::vectorized;
 
 /// Version of the metrics in the key of their stage. Increase it when a metric is added or computed differently.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Defines a struct of metrics and a list of them by name.
 macro_rules! metrics {

@@ -359,7 +359,7 @@ impl Watch for Board<'_> {
             if record.error.is_empty() {
                 record.error = error;
             } else if !record.error.contains(&error) {
-                record.error = format!("{}; {error}", record.error);
+                record.error = format!("{}; {}: {error}", record.error, node.stage.name());
             }
         }
         self.write()

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use tessera_models::files;
 use tessera_tokenizers::{Split, Tokenizer};
 
@@ -70,6 +70,13 @@ fn write_row(
     beside: &Path,
 ) -> anyhow::Result<TokenFiles> {
     let images = scanned(cx)?;
+    if images.dataset.len(split) == 0 {
+        bail!(
+            "--split {}: found no images in this split of {}; expected the other split, or images in it",
+            split.name(),
+            cx.suite.path.display()
+        );
+    }
     let graph = Graph::of(cx)?;
     let is_tokenizer = |node: &Node<'_>| {
         let wanted = Depth::Score.covers(node) && node.row.name == row.name;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use candle_core::Tensor;
 use serde_json::{Value, json};
 use tessera_models::cost::Task;
@@ -106,8 +107,19 @@ impl Stage for Pretrain<'_> {
             tokenizer,
         };
         let config = config(recipe, seed, images.dataset.len(Split::Train));
-        let trained = training(cx, work, |run| pretrain(&vit, target, &config, &data, run))?;
-        data.tokenizer.check_unchanged()?;
+        let trained = training(cx, work, |run| pretrain(&vit, target, &config, &data, run));
+        let unchanged = trained.and_then(|trained| {
+            data.tokenizer.check_unchanged()?;
+            Ok(trained)
+        });
+        if data.tokenizer.has_changed() {
+            // A later run must not go on from targets that were found to be wrong.
+            std::fs::remove_dir_all(work.state).with_context(|| {
+                let state = work.state.display();
+                format!("{state}: remove this resume state, which was computed from other targets")
+            })?;
+        }
+        let trained = unchanged?;
         let metadata = || vit.metadata("none");
         let whole = work.out.join(CHECKPOINT);
         trained.params.save(&whole, metadata())?;

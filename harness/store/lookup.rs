@@ -217,7 +217,8 @@ impl Store {
                 // Time spent before an interruption belongs to the stage that resumes from the state.
                 let spent = seconds.to_string().into_bytes();
                 let _ = files::write_sealed(&state.join(SECONDS), spent);
-                if files_of_state(&state) != before {
+                let kept = files_of_state(&state);
+                if !kept.is_empty() && kept != before {
                     self.folder.kept.store(true, Ordering::Relaxed);
                 }
                 return Err(error);

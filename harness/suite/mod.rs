@@ -115,7 +115,13 @@ impl Suite {
         let top = Config::new(value, "", source);
         let top = top.with_value(expand::env(&top)?);
         let top = match top.value().get("relative_to").and_then(Value::as_str) {
-            Some(folder) => top.relative_to(folder),
+            Some(folder) if top.resolve_path(folder).is_dir() => top.relative_to(folder),
+            Some(folder) => {
+                let message = format!(
+                    "found {folder:?}, which is no folder; expected the folder to which paths of this file are relative"
+                );
+                return Err(top.error("relative_to", message).into());
+            }
             None => top,
         };
         let of_kinds = absent::of_kinds(&top, &entries, registry);

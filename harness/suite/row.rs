@@ -205,7 +205,7 @@ impl Row {
 
     /// Checks that `train` images suffice for k-NN and for more than a step of rate 0.
     pub(super) fn check_train_size(&self, train: usize) -> Result<(), ConfigError> {
-        if let Some((field, message)) = self.recipes.without_rate(train) {
+        if let Some((field, message)) = self.recipes.without_rate(train, self.is_pretrained()) {
             return Err(self.recipe_error(field, format!("row {:?}: {message}", self.name)));
         }
         match &self.recipes.knn {

@@ -4,6 +4,8 @@ use super::row::NO_PRETRAINING;
 use super::*;
 use tessera_models::Precision;
 
+mod steps;
+
 const BASE: &str = "version: 1
 name: tiny
 seeds: [0]
@@ -189,24 +191,10 @@ attentive_probe: {epochs: 5, batch: 4, base_lr: 0.1}
     assert_eq!(warmups(stated), [7.0, 10.0, 0.5]);
 }
 
-/// A single step with warm-up has rate 0. It was noticed only when its stage began, after the trainings before it.
 #[test]
-fn a_training_of_one_step_with_warm_up_is_refused_before_anything_runs() {
-    let suite = loaded(
-        &format!(
-            "pretrain: {{epochs: 2, batch: 4, base_lr: 0.1}}
-linear_probe: {{epochs: 1, batch: 50, base_lr: 0.1}}
-{ROW}"
-        ),
-        &[],
-    );
-    suite.check_train_size(100).unwrap();
-    let error = suite.check_train_size(99).unwrap_err().to_string();
-    for part in [
-        "linear_probe: row ",
-        "batch 50, 1 epoch and 0.1 epochs",
-        "99 train images",
-    ] {
+fn paths_relative_to_no_folder_are_refused() {
+    let error = refused(&format!("relative_to: no/folder\n{ROW}"));
+    for part in ["relative_to", "no/folder", "expected the folder"] {
         assert!(error.contains(part), "{error}");
     }
 }

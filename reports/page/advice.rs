@@ -311,7 +311,7 @@ fn of_other_recipes(records: &[Record]) -> Option<String> {
     let names = Vec::from_iter(other_recipes(compared).into_iter().map(escaped));
     (!names.is_empty()).then(|| {
         format!(
-            "These rows do not have the most frequent recipe of the run, so that the recipe may decide their rank: {}.",
+            "These rows have another recipe than the others, so that the recipe may decide their rank: {}.",
             names.join("; ")
         )
     })

@@ -184,7 +184,7 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
         remarks.push("built with labels".into());
     }
     if said.other_recipes.contains(&first.tokenizer.as_str()) {
-        remarks.push("not the most frequent recipe".into());
+        remarks.push("another recipe".into());
     }
     remarks.extend(over_fewer_seeds(records));
     let tcas = Excess::of(first, &said.data.metrics, TCAS);

@@ -462,7 +462,7 @@ fn rows_of_another_recipe_and_of_fewer_seeds_are_named() {
             .map(|(_, rest)| rest.split('.').next());
         (
             rows.flatten().map(str::to_owned),
-            html.matches("<td>not the most frequent recipe").count(),
+            html.matches("<td>another recipe").count(),
             html.matches("LP over 1 of 2 seeds").count(),
         )
     };

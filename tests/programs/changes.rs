@@ -86,6 +86,36 @@ fn targets_that_change_after_the_last_check_of_a_pass_end_its_row() {
     fail(&rows);
 }
 
+/// The next run went on from the state of the wrong targets, had too few requests left for a check, and ended well.
+#[test]
+fn a_pretraining_with_targets_that_change_leaves_no_state() {
+    let reply = |name: &str| format!("head -c {REQUEST} > /dev/null; cat {name}");
+    let script = format!(
+        "at=0; while [ $at -lt 14 ]; do {}; at=$((at + 1)); done; while true; do if [ -e drift ]; then {}; else {}; fi; done",
+        reply("ok"),
+        reply("other"),
+        reply("ok")
+    );
+    let bench = suite(&[shell("drifts", &script, "")]);
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    std::fs::write(bench.path("drift"), "").unwrap();
+    let run = [
+        "run",
+        "suite.yaml",
+        "--out",
+        "out",
+        "--checkpoint-every",
+        "0",
+    ];
+    for _ in 0..2 {
+        let output = bench.bench(&run);
+        let said = error(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(!said.contains("continues after step"), "{said}");
+        assert!(column(&bench.path("out"), "error")[0].contains("other targets after"));
+    }
+}
+
 /// Only another mean was seen.
 #[test]
 fn functions_that_depend_on_their_batch_end_their_rows() {

@@ -8,6 +8,7 @@ mod frame;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
@@ -75,6 +76,8 @@ struct Program {
     wanted: Wanted,
     expected: Expected,
     children: Pool<Checked>,
+    /// Whether a check has found other targets.
+    changed: AtomicBool,
     /// The targets of the drawn images.
     drawn: Reply,
     fingerprint: Fingerprint,
@@ -106,6 +109,7 @@ impl Program {
             start,
             expected,
             children: Pool::new(1, wanted.workers),
+            changed: AtomicBool::new(false),
             drawn: Reply::Ids(Vec::new()),
             fingerprint: Fingerprint::of(&[]),
             wanted,
@@ -239,19 +243,24 @@ impl Program {
         if one.requests == one.checked {
             return Ok(());
         }
-        one.checked = one.requests;
         let images = drawn::images(&self.wanted.input)?;
         let count = drawn::DRAWN.min(self.wanted.batch);
         let images = &images[..images.len() / drawn::DRAWN * count];
         let found = self.ask(&mut one.child, images, &|| false)?;
         let places: Vec<_> = (0..count).map(|at| (at, at)).collect();
         match drawn::differing(&self.drawn, &found, &places, self.expected.per_image()) {
-            None => Ok(()),
-            Some(_) => Err(self.failed(one.child.fail(&format!(
-                "gave the same images other targets after {} requests than at its start; use no random numbers, and keep \
-                 nothing between calls (counters, running averages, codes that are learnt)",
-                one.requests
-            )))),
+            None => {
+                one.checked = one.requests;
+                Ok(())
+            }
+            Some(_) => {
+                self.changed.store(true, Ordering::Relaxed);
+                Err(self.failed(one.child.fail(&format!(
+                    "gave the same images other targets after {} requests than at its start; use no random numbers, and keep \
+                     nothing between calls (counters, running averages, codes that are learnt)",
+                    one.requests
+                ))))
+            }
         }
     }
 }
@@ -293,6 +302,10 @@ impl Tokenizer for Program {
 
     fn check_unchanged(&self) -> Result<()> {
         self.children.each_idle(|one| self.check(one))
+    }
+
+    fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
     }
 
     fn facts(&self) -> Facts {
