@@ -173,7 +173,7 @@ Predictor {
     #[serde(default)] decided_by: String, Statistic, "", Undirected, "The tokenizer without which r has the other sign or less than half of its size; empty if there is none";
     #[serde(default)] left_out: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they saw labels (`report: {labelled_in_fit: true}` includes them), separated by semicolons";
     #[serde(default)] finding: String, Statistic, "", Undirected, "What the numbers support: `shown` if p_holm is below 0.05, `one row` if it is but one tokenizer decides r, otherwise `not shown`";
-    #[serde(default)] apart: String, Identity, "", Undirected, "Tokenizers that are not in the fit because their recipe is not the most frequent one (`recipe_hash`), or because an earlier row is the same tokenizer, separated by semicolons";
+    #[serde(default)] apart: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they have another recipe (`recipe_hash`) than the rows in the fit, or because an earlier row is the same tokenizer, separated by semicolons";
 }
 }
 

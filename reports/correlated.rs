@@ -238,7 +238,7 @@ pub fn doubts(p: &Predictor, metrics: usize) -> String {
     }
     if !p.apart.is_empty() {
         text.push_str(&format!(
-            " Not in the fit, because their recipe is not the most frequent one or an earlier row is the same tokenizer: {}.",
+            " Not in the fit, because they have another recipe than the rows in the fit or an earlier row is the same tokenizer: {}.",
             p.apart
         ));
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use candle_core::Tensor;
 use serde_json::{Value, json};
 use tessera_models::cost::Task;
@@ -112,14 +111,11 @@ impl Stage for Pretrain<'_> {
             data.tokenizer.check_unchanged()?;
             Ok(trained)
         });
-        if data.tokenizer.has_changed() {
-            // A later run must not go on from targets that were found to be wrong.
-            std::fs::remove_dir_all(work.state).with_context(|| {
-                let state = work.state.display();
-                format!("{state}: remove this resume state, which was computed from other targets")
-            })?;
-        }
-        let trained = unchanged?;
+        // A later run must not go on from targets that were found to be wrong.
+        let trained = unchanged.map_err(|error| match data.tokenizer.has_changed() {
+            true => work.forget(error),
+            false => error,
+        })?;
         let metadata = || vit.metadata("none");
         let whole = work.out.join(CHECKPOINT);
         trained.params.save(&whole, metadata())?;

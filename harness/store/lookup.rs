@@ -30,6 +30,13 @@ pub struct Workspace<'a> {
     pub state: &'a Path,
 }
 
+impl Workspace<'_> {
+    /// Removes the resume state, which no later run may use. Returns `error`, and says if the state cannot be removed.
+    pub fn forget(&self, error: anyhow::Error) -> anyhow::Error {
+        forget_state(self.state, error.into()).into()
+    }
+}
+
 /// The store at a folder.
 #[derive(Clone)]
 pub struct Store {
@@ -392,14 +399,14 @@ fn sync_dir(path: &Path) {
     }
 }
 
-/// Removes resume state that may be computed from files that have changed. Returns `error`, and says if the state cannot be removed.
+/// Removes resume state that may be computed from what has changed. Returns `error`, and says if the state cannot be removed.
 pub(super) fn forget_state(state: &Path, error: StoreError) -> StoreError {
     // NFS keeps the name `.nfs..` of a removed file that a process has open, and so the folder.
     let is_empty = || record::files(state).is_ok() && files_of_state(state).is_empty();
     match fs::remove_dir_all(state) {
         Err(kept) if kept.kind() != io::ErrorKind::NotFound && !is_empty() => {
             StoreError::Stage(anyhow!(
-                "{error:#}; {}: cannot be removed ({kept}); this resume state may be computed from files that have changed: remove it",
+                "{error:#}; {}: cannot be removed ({kept}); this resume state may be computed from what has changed: remove it",
                 state.display()
             ))
         }

@@ -34,7 +34,7 @@ pub struct Point {
 pub enum LeftOut {
     /// It saw labels.
     Labels,
-    /// Its recipe is not the most frequent one, or an earlier row is the same tokenizer.
+    /// It has another recipe than the points in the fit, or an earlier row is the same tokenizer.
     Apart,
 }
 
