@@ -267,7 +267,7 @@ impl Launcher for Beside {
         let Storage::Cuda(storage) = &*storage else {
             drop(storage);
             // SAFETY: the caller's contract.
-            return unsafe { launcher::write_numbers(self, to, tensor) };
+            return unsafe { launcher::interface::write_numbers(self, to, tensor) };
         };
         let failed = |error: candle_core::Error| DeviceError::Refused {
             device: self.gpu.name.clone(),
