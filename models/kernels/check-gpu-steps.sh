@@ -15,7 +15,7 @@ steps=(
   "profile 75"
   "real 90"
   "equal_bytes 100"
-  "settings 75"
+  "settings 105"
   "memcheck 50"
   "racecheck 50"
   "kernel_times 45"
@@ -134,13 +134,19 @@ do_launches() {
   figure "products whose bias or sums other launches compute" "$(grep -oE '[0-9]+ products without a bias' <<<"$said" | cut -d' ' -f1)" 0 -
 }
 
-# What the settings of device/cuda/open.rs are worth, in one call. The default stream per thread may give wrong numbers, or none.
+# What the settings of device/cuda/open.rs and CUDA graphs are worth, in one call. The default stream per thread may give wrong numbers, or none.
 do_settings() {
   local setting
   for setting in none stream events pool waits stream,events,pool,waits; do
     report "vit-s-224, defaults kept: $setting" \
       "$(TESSERA_GPU_DEFAULTS=$setting speed pretrain --preset vit-s-224 --batch 256 --precision bf16)" - images/s
   done
+  local preset batch
+  while read -r preset batch; do
+    report "$preset, batch $batch, every launch alone" "$(speed pretrain --preset "$preset" --batch "$batch" --precision bf16)" - images/s
+    report "$preset, batch $batch, as a CUDA graph" \
+      "$(TESSERA_CUDA_GRAPH=on speed pretrain --preset "$preset" --batch "$batch" --precision bf16)" - images/s
+  done <<<$'vit-ti-32 128\nvit-s-224 64\nvit-s-224 256'
 }
 
 # Time and memory traffic of every kernel of about one step, by its counters. Where ncu cannot read them, the step `launches` has times.

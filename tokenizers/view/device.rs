@@ -48,7 +48,7 @@ impl View<'_> {
         let lists = Packing::default().with(&tables.row_at);
         let lists = lists.with(&tables.weights).with(&tables.image_of);
         let lists = lists.with(&tables.across).with(&tables.down);
-        let lists = device.put_packed(&lists.with_pieces(pixels))?;
+        let (_, lists) = device.put_packed(&lists.with_pieces(pixels))?;
         let names = ["row_at", "weights", "image_of", "across", "down", "pixels"];
         let given: Vec<_> = names.into_iter().zip(&lists).collect();
         let [out] = device.run_all(&launches, &given, ["out"])?;
@@ -94,7 +94,7 @@ impl View<'_> {
         let rows = batch * (side / patch.max(1)).pow(2);
         let keep: Vec<u32> = (0..rows as u32).collect();
         let lists = Packing::of(&[&input.mean[..], &input.std]).with(&keep);
-        let lists = device.put_packed(&lists)?;
+        let (_, lists) = device.put_packed(&lists)?;
         let names = ["mean", "std", "keep"];
         let mut given: Vec<_> = names.into_iter().zip(&lists).collect();
         given.push(("images", &bytes));

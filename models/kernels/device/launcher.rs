@@ -10,7 +10,7 @@ use super::launch::{Access, Arg, Dtype, Launch};
 use super::matmul::{Form, Matmul, Operands};
 use super::memory::bytes_of;
 pub use super::memory::{Held, Memory, Number, Packing};
-pub use interface::{DeviceError, Launcher, Mark, Result};
+pub use interface::{Combined, DeviceError, Launcher, Mark, Operation, Result};
 
 pub(super) mod interface;
 
@@ -111,18 +111,20 @@ impl Device {
         unsafe { self.0.write_tensor(to.address(), tensor) }
     }
 
-    /// Copies packed lists to the device together and returns the memory of each, in order. Does not wait for earlier launches.
+    /// Copies packed lists to the device together and returns the memory of all, in bytes, and of each, in order. Does not wait for earlier
+    /// launches.
     ///
     /// # Errors
     /// If memory is exhausted.
     #[expect(unsafe_code, reason = "passes an address")]
-    pub fn put_packed(&self, packing: &Packing<'_>) -> Result<Vec<Memory>> {
+    pub fn put_packed(&self, packing: &Packing<'_>) -> Result<(Memory, Vec<Memory>)> {
         let all = self.room(Dtype::U8, packing.len())?;
         // SAFETY: `all` has the same length.
         unsafe {
             (self.0).upload(all.address(), packing.len(), &mut |to| packing.fill(to))?;
         }
-        Ok(packing.lists_in(&all))
+        let lists = packing.lists_in(&all);
+        Ok((all, lists))
     }
 
     /// Waits for pending work and converts f32 numbers into a tensor on the models' device. A GPU does this without a copy.
@@ -169,6 +171,9 @@ impl Device {
     pub fn copy(&self, to: &Memory, from: &Memory) -> Result<()> {
         assert_eq!((to.dtype, to.len()), (from.dtype, from.len()));
         assert!(to.is_empty() || !to.overlaps(from), "overlapping copy");
+        [to, from]
+            .iter()
+            .for_each(|memory| self.0.keep(&memory.held));
         // SAFETY: both have the same length and do not overlap.
         unsafe { self.0.copy(to.address(), from.address(), to.bytes()) }
     }
@@ -215,6 +220,8 @@ impl Device {
                 .filter(|a| matches!(a, Arg::Buffer(_)))
                 .count()
         );
+        used.iter()
+            .for_each(|(memory, _)| self.0.keep(&memory.held));
         let addresses: Vec<u64> = used.iter().map(|(memory, _)| memory.address()).collect();
         // SAFETY: checked above. Memory of another device cannot be detected, but each computation uses one device.
         unsafe { self.0.launch(launch, &addresses) }
@@ -283,6 +290,8 @@ impl Device {
             let message = "needs a product that is not added to `out`";
             return Err(refuse("residual", message.into()));
         }
+        let keep = |memory: &Memory| self.0.keep(&memory.held);
+        operands.map(keep);
         // SAFETY: checked above.
         unsafe { self.0.multiply(matmul, &operands.map(Memory::address)) }
     }

@@ -1,5 +1,6 @@
 //! GPU launches and matrix products as values (`launch`, `matmul`), the interface that executes them (`launcher`), the GPU implementation
-//! (`cuda`), one that only counts (`ledger`), and one that counts the calls of another (`counting`). Names of GPUs (`chip`) and the settings that a variable turns off (`defaults`) need no GPU.
+//! (`cuda`), one that only counts (`ledger`), one that counts the calls of another (`counting`), and recorded operations (`recording`).
+//! Names of GPUs (`chip`) and the settings that a variable turns off (`defaults`) need no GPU.
 
 pub mod chip;
 pub mod counting;
@@ -11,6 +12,7 @@ pub mod launcher;
 pub mod ledger;
 pub mod matmul;
 mod memory;
+pub mod recording;
 
 use launcher::Device;
 

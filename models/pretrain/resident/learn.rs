@@ -3,10 +3,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
+use tessera_kernels::device::defaults;
 use tessera_kernels::device::launcher::Device;
 
-use super::memory::{Fits, Shape, images_at_once};
-use super::model::{Numbers, Ready, Resident};
+use super::memory::{Fits, Shape, images_at_once, recorded_fit};
+use super::model::{Numbers, Resident};
+use super::ready::Ready;
 use crate::compute::Division;
 use crate::error::{Error, Result};
 use crate::feed::{Batches, Feed, feed};
@@ -52,7 +54,17 @@ pub(crate) fn pretrain<O: Objective<Prepared = Masked>>(
     };
     let images = images_at_once(&fits, model, target, shape)?;
     let division = Division::within(vit, images);
-    let resident = Resident::new(device, vit, params, Numbers::of(config))?;
+    let wanted = defaults::records();
+    let records = wanted && recorded_fit(&fits, model, target, shape, images)?;
+    if wanted {
+        (cx.note)(match records {
+            true => "  starts recorded steps (TESSERA_CUDA_GRAPH)",
+            false => {
+                "  starts every launch alone: recorded steps (TESSERA_CUDA_GRAPH) do not fit into the GPU's memory"
+            }
+        });
+    }
+    let resident = Resident::new(device, vit, params, Numbers::of(config))?.recording(records);
     let resident = Mutex::new(resident);
     let mut optimizer = DeviceAdamW {
         resident: &resident,

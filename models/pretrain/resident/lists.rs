@@ -10,7 +10,10 @@ use crate::pretrain::masks::Places;
 use crate::vit::rows_of_tokens;
 
 /// Index lists on a device. B images, N patches, K visible ones.
+#[derive(Clone)]
 pub(super) struct Lists {
+    /// The memory of all lists, u8.
+    pub all: Memory,
     /// Visible patches among `[B * N]`.
     pub keep: Memory,
     /// Tokens of the encoder.
@@ -28,6 +31,7 @@ pub(super) struct Lists {
 }
 
 /// How a sequence of tokens is made of encoded rows and one learned vector, for the class token or masked patches.
+#[derive(Clone)]
 pub(super) struct Tokens {
     /// Each token's row, or [`NONE`] for the learned vector.
     pub from: Memory,
@@ -72,7 +76,7 @@ impl Lists {
         let masked = rows_of_tokens(&places.removed, patches);
         let pack = pack.with(&inverse(&masked, tokens as usize)).with(&masked);
         let pack = pack.with(&places.removed).with(ids);
-        let lists = device.put_packed(&pack.with(&[share]))?;
+        let (all, lists) = device.put_packed(&pack.with(&[share]))?;
         let mut lists = lists.into_iter();
         let lacking = || Error::Config("a list was not packed".into());
         let mut next = || lists.next().ok_or_else(lacking);
@@ -87,6 +91,7 @@ impl Lists {
         };
         let (encoder, decoder) = (tokens()?, tokens()?);
         Ok(Self {
+            all,
             keep,
             encoder,
             decoder,

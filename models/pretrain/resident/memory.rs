@@ -73,6 +73,12 @@ impl<'a> Counted<'a> {
         })
     }
 
+    /// Counts recorded parts from now on.
+    pub(super) fn recording(mut self) -> Self {
+        self.resident = self.resident.recording(true);
+        self
+    }
+
     /// Returns input without contents, which takes no memory.
     fn shard(&self, images: usize) -> Result<Masked> {
         let (side, patches) = (
@@ -159,6 +165,18 @@ pub(super) struct Fits<'a> {
     pub least: usize,
 }
 
+impl Fits<'_> {
+    /// Returns the bytes for everything. A tenth stays free for fragmentation, the workspace of products and loaders.
+    fn room(&self) -> u64 {
+        self.memory as u64 / 10 * 9
+    }
+
+    /// Returns the bytes of the loaders' queue, which holds up to two steps.
+    fn waiting(&self, vit: &VitConfig, target: TargetSpec) -> u64 {
+        2 * self.most as u64 * tensor_bytes(vit, target)
+    }
+}
+
 /// Returns how many images to compute in one part.
 ///
 /// # Errors
@@ -178,10 +196,8 @@ pub(super) fn images_at_once(
     let (one, two) = (most(16)?, most(32)?);
     let image = (two - one).div_ceil(16);
     let model = one.saturating_sub(16 * image);
-    // A tenth stays free for fragmentation, the workspace of products and loaders. The loaders' queue holds up to two steps.
-    let waiting = 2 * fits.most as u64 * tensor_bytes(vit, target);
-    let room = fits.memory as u64 / 10 * 9;
-    let room = room.saturating_sub(model + waiting) / image;
+    let waiting = fits.waiting(vit, target);
+    let room = fits.room().saturating_sub(model + waiting) / image;
     let kept = kept(vit.num_patches(), shape.mask_ratio);
     let most = MOST_NUMBERS / most_numbers(vit, target, kept);
     let images = (room as usize).min(fits.most).min(most);
@@ -200,6 +216,22 @@ pub(super) fn images_at_once(
         )));
     }
     Ok(images)
+}
+
+/// Returns whether parts of `images` images fit when they are recorded: their input then takes memory twice.
+pub(super) fn recorded_fit(
+    fits: &Fits<'_>,
+    (vit, params): (&VitConfig, &ParamStore),
+    target: TargetSpec,
+    shape: Shape,
+    images: usize,
+) -> Result<bool> {
+    let mut counted = Counted::new(vit, params, target, shape)?.recording();
+    // The first step records, the second copies its input to that of the recording.
+    (0..2).try_for_each(|_| counted.step(images))?;
+    let needed = counted.ledger.most_bytes() + fits.waiting(vit, target);
+    let free = fits.device.free_bytes()? as u64;
+    Ok(needed <= fits.room().min(free))
 }
 
 /// Returns the bytes of an image's pixels and values in the loaders' queue.

@@ -8,6 +8,8 @@ mod learn;
 mod lists;
 mod memory;
 mod model;
+mod ready;
+mod recorded;
 mod step;
 mod weights;
 

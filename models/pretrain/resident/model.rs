@@ -16,6 +16,8 @@ use crate::targets::{TargetSpec, Targets};
 use crate::vit::VitConfig;
 
 use super::lists::Lists;
+use super::ready::Ready;
+use super::recorded::Recorded;
 use super::step::{Input, Model};
 use super::weights::Weights;
 
@@ -33,6 +35,8 @@ pub(super) struct Resident<'a> {
     report: Memory,
     /// The parts' shares of the batch.
     shares: Vec<f64>,
+    /// Recorded parts, if parts are recorded.
+    recorded: Option<Recorded>,
 }
 
 /// What of a recipe changes a step's numbers beside its input.
@@ -49,18 +53,6 @@ impl Numbers {
             residual_stream: config.residual_stream,
         }
     }
-}
-
-/// Input of a part on the device.
-pub(super) struct Ready {
-    images: usize,
-    /// `[images, 3, side, side]` f32.
-    pixels: Memory,
-    /// Values of all patches; `None` for ids.
-    values: Option<Memory>,
-    lists: Lists,
-    /// The part's share of the batch.
-    share: f64,
 }
 
 /// Returns whether the kernels support the model: heads of 16 to 128 numbers, a decoder, and groups of equal sizes.
@@ -94,7 +86,16 @@ impl<'a> Resident<'a> {
                 Precision::Bf16 => Float::Bf16,
             },
             shares: Vec::new(),
+            recorded: None,
         })
+    }
+
+    /// Records parts when they are first computed, and starts later ones of the same shape as recorded. Numbers stay the same. It takes memory
+    /// for the input of one more part.
+    #[must_use]
+    pub(super) fn recording(mut self, records: bool) -> Self {
+        self.recorded = records.then(Recorded::default);
+        self
     }
 
     /// Begins a step of `parts` parts.
@@ -103,6 +104,7 @@ impl<'a> Resident<'a> {
         let len = CHUNK as usize + STRIDE * parts;
         if self.report.len() != len {
             self.report = self.device.put(&vec![0.0_f32; len])?;
+            self.recorded.as_mut().map(Recorded::clear);
         }
         Ok(())
     }
@@ -129,24 +131,38 @@ impl<'a> Resident<'a> {
 
     /// Computes the loss and the gradient of the next part and adds them to those of the earlier parts.
     pub(super) fn part(&mut self, ready: Ready) -> Result<()> {
-        let at = CHUNK as usize + STRIDE * self.shares.len();
+        let (place, share) = (self.shares.len(), ready.share);
+        match self.recorded.take() {
+            None => self.compute(&self.device, place, ready)?,
+            Some(mut recorded) => {
+                let compute = |device: &Device, ready| self.compute(device, place, ready);
+                let started = recorded.start(&self.device, (place, ready), compute);
+                self.recorded = Some(recorded);
+                started?;
+            }
+        }
+        self.shares.push(share);
+        Ok(())
+    }
+
+    /// Starts the operations of the part at `place` of its step on `device`.
+    fn compute(&self, device: &Device, place: usize, ready: Ready) -> Result<()> {
+        let at = CHUNK as usize + STRIDE * place;
         let input = Input {
             images: ready.images,
             values: ready.values,
             lists: &ready.lists,
             loss: self.report.part(at..at + 1),
-            add: !self.shares.is_empty(),
+            add: place > 0,
         };
         let model = Model {
-            device: &self.device,
+            device,
             vit: self.vit,
             weights: &self.weights,
             label_smoothing: self.label_smoothing,
             stream: self.stream,
         };
-        model.part(&input, ready.pixels)?;
-        self.shares.push(ready.share);
-        Ok(())
+        model.part(&input, ready.pixels)
     }
 
     /// Copies tensors of `numbers` numbers per image to the device, one after another, and frees each after its copy.

@@ -26,6 +26,7 @@ use crate::{Compute, Precision, Progress, RunContext};
 use rand::Rng as _;
 
 mod counted;
+mod recorded;
 
 static SMALL: Preset = Preset {
     name: "small",

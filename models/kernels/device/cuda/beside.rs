@@ -12,11 +12,12 @@ use candle_core::op::BackpropOp;
 use candle_core::{Shape, Storage, Tensor};
 
 use super::gpu::{Gpu, GpuError, driver};
+use super::graph;
 use super::matmul::Matmuls;
 use super::open::free_bytes;
 use super::staging::Staging;
 use crate::device::launch::{Buffer, Float, Launch};
-use crate::device::launcher::{self, DeviceError, Held, Launcher, Mark};
+use crate::device::launcher::{self, Combined, DeviceError, Held, Launcher, Mark, Operation};
 use crate::device::matmul::{Matmul, Operands};
 use crate::ops::linear::launch::{add_bias, add_rounded_bias, column_sums, parts};
 
@@ -114,6 +115,84 @@ impl Beside {
     }
 }
 
+/// Operations on a stream: that of the launcher, or one that records a graph.
+#[expect(unsafe_code, reason = "driver calls with addresses")]
+impl Beside {
+    fn allocate_on(
+        &self,
+        stream: &Arc<CudaStream>,
+        bytes: usize,
+    ) -> launcher::Result<Arc<DeviceMemory>> {
+        // SAFETY: `Device` treats the contents as undefined.
+        let slice = self.call("allocating device memory", || unsafe {
+            stream.alloc(bytes)
+        })?;
+        let address = slice.device_ptr(stream).0;
+        Ok(Arc::new(DeviceMemory { slice, address }))
+    }
+
+    /// As [`Launcher::copy`].
+    unsafe fn copy_on(
+        &self,
+        stream: &CudaStream,
+        [to, from]: [u64; 2],
+        bytes: usize,
+    ) -> launcher::Result<()> {
+        let stream = stream.cu_stream();
+        // SAFETY: the caller's contract.
+        self.call("copying on the device", || unsafe {
+            result::memcpy_dtod_async(to, from, bytes, stream)
+        })
+    }
+
+    /// As [`Launcher::launch`].
+    unsafe fn launch_on(
+        &self,
+        stream: &CudaStream,
+        launch: &Launch,
+        addresses: &[u64],
+    ) -> launcher::Result<()> {
+        let mut addresses = addresses.iter();
+        let next = |_: &Buffer| addresses.next().copied().unwrap_or(0);
+        // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the launch.
+        let launched = unsafe { self.gpu.launch_on(stream, launch, next) };
+        launched.map_err(|error| self.refused(error))
+    }
+
+    /// As [`Launcher::multiply`].
+    unsafe fn multiply_on(
+        &self,
+        stream: &Arc<CudaStream>,
+        matmul: &Matmul,
+        at: &Operands<u64>,
+    ) -> launcher::Result<()> {
+        let matmuls = self.matmuls().map_err(|error| self.refused(error))?;
+        // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the product.
+        let started = unsafe { matmuls.multiply(stream, matmul, at) };
+        let lacks_bias = started.map_err(|error| self.refused(error))?;
+        if let Some(sums) = at.sums.filter(|_| lacks_bias) {
+            let [first, totals] = column_sums(Float::Bf16, matmul.inner, matmul.rows, "sums")?;
+            let partial = self.allocate_on(stream, 4 * parts(matmul.inner) * matmul.rows)?;
+            // SAFETY: the factor and the sums have the declared lengths, and so has the memory between both.
+            unsafe {
+                self.launch_on(stream, &first, &[at.left, partial.address()])?;
+                self.launch_on(stream, &totals, &[partial.address(), sums])?;
+            }
+        }
+        match at.bias.filter(|_| lacks_bias) {
+            None => Ok(()),
+            Some(bias) => {
+                let launch = match matmul.out {
+                    Float::F32 => add_bias(Float::F32, matmul.rows, matmul.cols)?,
+                    Float::Bf16 => add_rounded_bias(matmul.rows, matmul.cols)?,
+                };
+                // SAFETY: the product and the bias have the declared lengths.
+                unsafe { self.launch_on(stream, &launch, &[at.out, bias]) }
+            }
+        }
+    }
+}
+
 #[expect(unsafe_code, reason = "driver calls with addresses")]
 impl Launcher for Beside {
     fn name(&self) -> String {
@@ -121,12 +200,7 @@ impl Launcher for Beside {
     }
 
     fn allocate(&self, bytes: usize) -> launcher::Result<Arc<dyn Held>> {
-        // SAFETY: `Device` treats the contents as undefined.
-        let slice = self.call("allocating device memory", || unsafe {
-            self.gpu.stream.alloc(bytes)
-        })?;
-        let address = slice.device_ptr(&self.gpu.stream).0;
-        Ok(Arc::new(DeviceMemory { slice, address }))
+        Ok(self.allocate_on(&self.gpu.stream, bytes)?)
     }
 
     fn free_bytes(&self) -> launcher::Result<usize> {
@@ -195,46 +269,44 @@ impl Launcher for Beside {
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> launcher::Result<()> {
-        let stream = self.gpu.stream.cu_stream();
         // SAFETY: the caller's contract.
-        self.call("copying on the device", || unsafe {
-            result::memcpy_dtod_async(to, from, bytes, stream)
-        })
+        unsafe { self.copy_on(&self.gpu.stream, [to, from], bytes) }
     }
 
     unsafe fn launch(&self, launch: &Launch, addresses: &[u64]) -> launcher::Result<()> {
-        let mut addresses = addresses.iter();
-        let next = |_: &Buffer| addresses.next().copied().unwrap_or(0);
-        // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the launch.
-        let launched = unsafe { self.gpu.launch(launch, next) };
-        launched.map_err(|error| self.refused(error))
+        // SAFETY: the caller's contract.
+        unsafe { self.launch_on(&self.gpu.stream, launch, addresses) }
     }
 
     unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> launcher::Result<()> {
-        let matmuls = self.matmuls().map_err(|error| self.refused(error))?;
-        // SAFETY: the caller's contract. Memory is freed in stream order, so it outlives the product.
-        let started = unsafe { matmuls.multiply(matmul, at) };
-        let lacks_bias = started.map_err(|error| self.refused(error))?;
-        if let Some(sums) = at.sums.filter(|_| lacks_bias) {
-            let [first, totals] = column_sums(Float::Bf16, matmul.inner, matmul.rows, "sums")?;
-            let partial = self.allocate(4 * parts(matmul.inner) * matmul.rows)?;
-            // SAFETY: the factor and the sums have the declared lengths, and so has the memory between both.
+        // SAFETY: the caller's contract.
+        unsafe { self.multiply_on(&self.gpu.stream, matmul, at) }
+    }
+
+    unsafe fn combine(
+        &self,
+        operations: &[Operation],
+    ) -> launcher::Result<Option<Box<dyn Combined>>> {
+        let stream = &self.gpu.stream;
+        let recording = self.call(graph::RECORDING, || graph::begin(stream))?;
+        let issued = operations.iter().try_for_each(|operation| {
+            // SAFETY: the caller's contract.
             unsafe {
-                self.launch(&first, &[at.left, partial.address()])?;
-                self.launch(&totals, &[partial.address(), sums])?;
+                match operation {
+                    Operation::Launch(launch, at) => self.launch_on(&recording, launch, at),
+                    Operation::Product(matmul, at) => self.multiply_on(&recording, matmul, at),
+                    Operation::Copy { to, from, bytes } => {
+                        self.copy_on(&recording, [*to, *from], *bytes)
+                    }
+                }
             }
-        }
-        match at.bias.filter(|_| lacks_bias) {
-            None => Ok(()),
-            Some(bias) => {
-                let launch = match matmul.out {
-                    Float::F32 => add_bias(Float::F32, matmul.rows, matmul.cols)?,
-                    Float::Bf16 => add_rounded_bias(matmul.rows, matmul.cols)?,
-                };
-                // SAFETY: the product and the bias have the declared lengths.
-                unsafe { self.launch(&launch, &[at.out, bias]) }
-            }
-        }
+        });
+        // The recording ends whatever happened.
+        let ended = self.call(graph::RECORDING, || {
+            graph::end(&recording, stream, &self.gpu.name)
+        });
+        issued?;
+        Ok(ended?.map(|graph| Box::new(graph) as Box<dyn Combined>))
     }
 
     fn without_bias(&self) -> u64 {

@@ -255,6 +255,24 @@ impl Gpu {
     pub unsafe fn launch(
         &self,
         launch: &Launch,
+        address: impl FnMut(&Buffer) -> u64,
+    ) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { self.launch_on(&self.stream, launch, address) }
+    }
+
+    /// Starts a launch on another stream.
+    ///
+    /// # Errors
+    /// As for [`launch`](Self::launch).
+    ///
+    /// # Safety
+    /// As for [`launch`](Self::launch).
+    #[expect(unsafe_code, reason = "the caller vouches for addresses")]
+    pub(super) unsafe fn launch_on(
+        &self,
+        stream: &CudaStream,
+        launch: &Launch,
         mut address: impl FnMut(&Buffer) -> u64,
     ) -> Result<()> {
         if launch.grid == 0 {
@@ -274,7 +292,7 @@ impl Gpu {
             }
             addresses.push(at);
         }
-        let mut builder = self.stream.launch_builder(&function);
+        let mut builder = stream.launch_builder(&function);
         let mut addresses = addresses.iter();
         for arg in &launch.args {
             match arg {

@@ -93,7 +93,8 @@ impl Matmuls {
         self.without_bias.load(Ordering::Relaxed)
     }
 
-    /// Starts a product. Returns whether the bias must still be added, or the sums computed.
+    /// Starts a product on `stream`, which is that of the other products, or records operations that will run on it. Returns whether the bias
+    /// must still be added, or the sums computed.
     ///
     /// # Errors
     /// If a matrix is not aligned to 256 bytes or the library has no algorithm.
@@ -101,7 +102,12 @@ impl Matmuls {
     /// # Safety
     /// As for [`Launcher::multiply`](crate::device::launcher::Launcher::multiply).
     #[expect(unsafe_code, reason = "the caller vouches for addresses")]
-    pub unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<bool> {
+    pub unsafe fn multiply(
+        &self,
+        stream: &CudaStream,
+        matmul: &Matmul,
+        at: &Operands<u64>,
+    ) -> Result<bool> {
         let matrices = [
             ("left", Some(at.left)),
             ("right", Some(at.right)),
@@ -128,11 +134,11 @@ impl Matmuls {
             Entry::Vacant(new) => new.insert(self.plan(matmul, vector)?),
         };
         // SAFETY: the caller's contract.
-        let mut started = unsafe { self.start(plan, matmul, at) };
+        let mut started = unsafe { self.start(stream, plan, matmul, at) };
         if plan.has_epilogue && started.as_ref().is_err_and(is_not_supported) {
             *plan = self.plan(matmul, None)?;
             // SAFETY: as above.
-            started = unsafe { self.start(plan, matmul, at) };
+            started = unsafe { self.start(stream, plan, matmul, at) };
         }
         started.map_err(failed("a product"))?;
         let lacks_bias = vector.is_some() && !plan.has_epilogue;
@@ -148,6 +154,7 @@ impl Matmuls {
     #[expect(unsafe_code, reason = "the caller vouches for addresses")]
     unsafe fn start(
         &self,
+        stream: &CudaStream,
         plan: &Plan,
         matmul: &Matmul,
         at: &Operands<u64>,
@@ -181,7 +188,7 @@ impl Matmuls {
                 &raw const plan.algorithm,
                 self.workspace.device_ptr(&self.stream).0 as *mut c_void,
                 WORKSPACE_BYTES,
-                self.stream.cu_stream().cast(),
+                stream.cu_stream().cast(),
             )
         }
     }

@@ -7,6 +7,8 @@ pub mod cache;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 #[cfg(feature = "cuda")]
+mod graph;
+#[cfg(feature = "cuda")]
 pub mod matmul;
 pub mod nvrtc;
 #[cfg(feature = "cuda")]

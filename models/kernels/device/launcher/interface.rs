@@ -41,6 +41,68 @@ pub type Result<T> = std::result::Result<T, DeviceError>;
 /// A point in the order of a device's operations, of [`Launcher::mark`].
 pub type Mark = Box<dyn Any + Send>;
 
+/// An operation and the addresses of its memory.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// A launch and the addresses of its buffers, in order.
+    Launch(Launch, Vec<u64>),
+    /// A matrix product.
+    Product(Matmul, Operands<u64>),
+    /// A copy on the device.
+    Copy {
+        /// The destination.
+        to: u64,
+        /// The source.
+        from: u64,
+        /// Number of bytes.
+        bytes: usize,
+    },
+}
+
+impl Operation {
+    /// Converts every address.
+    #[must_use]
+    pub fn moved(self, place: impl Fn(u64) -> u64) -> Self {
+        match self {
+            Self::Launch(launch, at) => Self::Launch(launch, at.into_iter().map(place).collect()),
+            Self::Product(matmul, at) => Self::Product(matmul, at.map(place)),
+            Self::Copy { to, from, bytes } => Self::Copy {
+                to: place(to),
+                from: place(from),
+                bytes,
+            },
+        }
+    }
+
+    /// Starts the operation without waiting for it.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    ///
+    /// # Safety
+    /// As for [`Launcher::launch`], [`Launcher::multiply`] and [`Launcher::copy`].
+    #[expect(unsafe_code, reason = "passes addresses")]
+    pub unsafe fn start<L: Launcher + ?Sized>(&self, launcher: &L) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self {
+                Self::Launch(launch, at) => launcher.launch(launch, at),
+                Self::Product(matmul, at) => launcher.multiply(matmul, at),
+                Self::Copy { to, from, bytes } => launcher.copy(*to, *from, *bytes),
+            }
+        }
+    }
+}
+
+/// Operations that a device starts together.
+pub trait Combined: Send {
+    /// Starts all operations, after those of earlier calls, without waiting for them.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    fn start(&self) -> Result<()>;
+}
+
 /// The interface of a device. Operations run in the order of the calls, from any thread.
 ///
 /// Implementations trust addresses: only [`Device`] calls them, after checking.
@@ -134,6 +196,18 @@ pub trait Launcher: Send + Sync {
     /// # Safety
     /// `at` must be the addresses of operands with the types and lengths of [`Matmul::lengths`]. `out` and `sums` must not overlap any other.
     unsafe fn multiply(&self, matmul: &Matmul, at: &Operands<u64>) -> Result<()>;
+    /// Is told before an operation which memory it uses. A device that records operations keeps it.
+    fn keep(&self, _: &Arc<dyn Held>) {}
+    /// Combines operations, which were started before, into one that starts all of them in order; `None` if the device cannot.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    ///
+    /// # Safety
+    /// The contract of every operation must hold whenever the result is started, and until the operations have finished.
+    unsafe fn combine(&self, _: &[Operation]) -> Result<Option<Box<dyn Combined>>> {
+        Ok(None)
+    }
     /// Returns how many products had a bias that another launch added, because the library has no kernel that does.
     fn without_bias(&self) -> u64 {
         0

@@ -29,7 +29,7 @@ fn lists_and_pieces_are_copied_together() {
     let packing = Packing::of(&[&[5_u32, 6, 7, 8, 9]]).with_pieces(pieces);
     let packing = packing.with(&[0.5_f32]);
     let lengths = |device: &Device| {
-        let lists = device.put_packed(&packing).unwrap();
+        let (_, lists) = device.put_packed(&packing).unwrap();
         let lengths: Vec<usize> = lists.iter().map(Memory::len).collect();
         assert_eq!(lengths, [5, 5, 1]);
         lists

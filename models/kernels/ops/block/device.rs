@@ -32,6 +32,7 @@ pub struct DeviceBlock<'a> {
 }
 
 /// Some rows of a matrix, as index lists on a device.
+#[derive(Clone)]
 pub struct Rows {
     /// The rows, each at most once.
     pub rows: Memory,
