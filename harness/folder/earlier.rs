@@ -7,7 +7,7 @@ use serde_json::Value;
 use tessera_reports::{CostRow, Measured, Record, from_csv};
 
 use super::layout::{COSTS, RESULTS, SUITE};
-use super::read::bytes;
+use super::read::{bytes, parsed};
 use super::sums;
 
 /// What a run folder has.
@@ -46,11 +46,6 @@ impl Earlier {
         let name = last.map(|record| record.suite.as_str());
         name.or_else(|| self.suite["name"].as_str())
     }
-}
-
-/// Parses the suite of a run folder, in which `${:-$}` before `{` stands for `$`.
-pub(super) fn parsed(suite: &str) -> serde_yaml::Result<Value> {
-    serde_yaml::from_str(&suite.replace("${:-$}", "$"))
 }
 
 /// Returns where a suite has its images: `root`, or the shards. Images that are drawn have no place.

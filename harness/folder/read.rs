@@ -14,7 +14,6 @@ use tessera_reports::page::Card;
 use tessera_reports::{Column, CostRow, Group, Measured, MetricRow, Record, from_csv};
 
 use super::data::RunData;
-use super::earlier;
 use super::layout::{
     CELLS, CLASSES, CODEBOOK, COSTS, ENVIRONMENT, GALLERY, HISTORY, LABELS, MAPS, METRICS, PATCHES,
     RESULTS, SKIPPED, SUITE, cell_folders,
@@ -287,6 +286,14 @@ fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Parses the suite of a run folder, in which `${:-$}` before `{` stands for `$`.
+///
+/// # Errors
+/// If it is not YAML.
+pub fn parsed(suite: &str) -> serde_yaml::Result<Value> {
+    serde_yaml::from_str(&suite.replace("${:-$}", "$"))
+}
+
 /// Reads the run in `folder`.
 ///
 /// # Errors
@@ -300,7 +307,7 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     if data.suite_text.trim().is_empty() {
         bail!(lost(&path, "nothing", "the suite of the run"));
     }
-    let suite = earlier::parsed(&data.suite_text);
+    let suite = parsed(&data.suite_text);
     data.suite = suite.with_context(|| path.display().to_string())?;
     let (name, expected) = (data.suite["name"].as_str(), &data.records[0].suite);
     if !data.suite_text.ends_with('\n') || name != Some(expected) {

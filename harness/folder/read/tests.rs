@@ -162,7 +162,6 @@ fn predictions_and_labels_that_disagree_with_the_accuracy_are_refused() {
         (predictions, &[0, 1, 0]),
         (predictions, &[0, 1, 0, 0, 0]),
         (LABELS, &[1, 0, 1, 1]),
-        (LABELS, &[0, 1, 0]),
         (LABELS, &[]),
     ] {
         let dir = folder();
