@@ -95,6 +95,11 @@ pub fn told_of_numbers(bytes: &[u8]) -> Option<&'static str> {
     told(bytes).filter(|_| !bytes.starts_with(&ZEROS))
 }
 
+/// Whether a file is a pointer to the real one, or a text of a server about it.
+pub fn is_pointer(bytes: &[u8]) -> bool {
+    found(LOST, bytes).is_some()
+}
+
 fn found(table: &[(&[u8], &'static str)], bytes: &[u8]) -> Option<&'static str> {
     let known = table.iter().find(|(magic, _)| bytes.starts_with(magic));
     known.map(|(_, what)| *what)

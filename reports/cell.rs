@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer};
 
 /// A type that a column may have.
 pub trait FromCell: DeserializeOwned {
+    /// What a cell holds, for errors.
+    const EXPECTED: &'static str;
     /// Reads a cell.
     ///
     /// # Errors
@@ -21,11 +23,37 @@ pub fn read<'de, T: FromCell, D: Deserializer<'de>>(from: D) -> Result<T, D::Err
     T::read(from)
 }
 
-impl FromCell for String {}
-impl FromCell for f64 {}
-impl FromCell for Option<f64> {}
+/// Returns what is expected in place of a cell that is not of the type.
+pub fn refused<T: FromCell>(cell: &str) -> Option<&'static str> {
+    struct Only<T>(T);
+
+    impl<'de, T: FromCell> Deserialize<'de> for Only<T> {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            T::read(from).map(Self)
+        }
+    }
+
+    let record = csv::StringRecord::from(vec![cell]);
+    let read = record.deserialize::<(Only<T>,)>(None);
+    read.is_err().then_some(T::EXPECTED)
+}
+
+macro_rules! plain {
+    ($($type:ty, $expected:literal;)*) => {$(
+        impl FromCell for $type {
+            const EXPECTED: &'static str = $expected;
+        }
+    )*};
+}
+plain! {
+    String, "text";
+    f64, "a number";
+    Option<f64>, "a number or nothing";
+}
 
 impl FromCell for bool {
+    const EXPECTED: &'static str = "true or false";
+
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(Truth)
     }
@@ -88,6 +116,8 @@ impl Visitor<'_> for WholeNumber {
 macro_rules! whole {
     ($($number:ty)*) => {$(
         impl FromCell for $number {
+            const EXPECTED: &'static str = "a whole number of at least 0";
+
             fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 let Whole(found) = Whole::deserialize(from)?;
                 <$number>::try_from(found).map_err(D::Error::custom)
@@ -95,6 +125,8 @@ macro_rules! whole {
         }
 
         impl FromCell for Option<$number> {
+            const EXPECTED: &'static str = "a whole number of at least 0, or nothing";
+
             fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 let found = Option::<Whole>::deserialize(from)?;
                 let number = found.map(|Whole(found)| <$number>::try_from(found));
@@ -125,11 +157,19 @@ mod tests {
         assert!(row.contains(",True,") && row.contains(",50.0,"));
         let read = |row: &str| from_csv::<Record>(&format!("{header}\n{row}"), "results.csv");
         assert_eq!(read(&row).unwrap(), [record]);
-        for wrong in ["50.5", "-1", "many"] {
+        for wrong in ["50.5", "-1", "many", "50 "] {
             let error = read(&row.replace("50.0", wrong)).unwrap_err().to_string();
-            assert!(error.contains("a whole number of at least 0"), "{error}");
+            let expected = "of True, seed 0, expected a whole number of at least 0, or nothing";
+            let found = format!("found codebook_size {wrong:?} {expected}");
+            assert!(error.contains(&found), "{error}");
         }
         let error = read(&row.replace(",True,", ",yes,")).unwrap_err();
         assert!(error.to_string().contains("true or false"), "{error}");
+        let other = format!("{header}\n{row}").replace(',', ";");
+        let error = from_csv::<Record>(&other, "results.csv").unwrap_err();
+        assert!(
+            error.to_string().contains("found ';' between columns"),
+            "{error}"
+        );
     }
 }

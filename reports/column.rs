@@ -55,7 +55,7 @@ pub struct Column {
     pub name: &'static str,
     /// Kind of its content.
     pub group: Group,
-    /// Unit; empty for text and plain numbers.
+    /// Unit, or the range of a plain number (`0..1`, `0..`); empty for text and for numbers of any size.
     pub unit: &'static str,
     /// The direction of improvement.
     pub better: Better,
@@ -81,6 +81,28 @@ impl Column {
         }
     }
 
+    /// Returns the smallest and the largest number that a run may measure; `None` for numbers of any size.
+    pub fn range(&self) -> Option<(f64, f64)> {
+        let (low, high) = match (self.unit, self.group) {
+            ("%", Group::Accuracy) => ("0", "100"),
+            ("%", Group::Identity) | ("s" | "MiB" | "images" | "codes" | "nats", _) => ("0", ""),
+            (range, _) => range.split_once("..")?,
+        };
+        // The upper end may be a word: `1..classes`.
+        Some((low.parse().ok()?, high.parse().unwrap_or(f64::MAX)))
+    }
+
+    /// Returns the range in words, if `number` lies outside it by more than rounding. NaN lies outside every range.
+    pub fn misfit(&self, number: f64) -> Option<String> {
+        const ROUNDING: f64 = 1e-6;
+        let (low, high) = self.range()?;
+        let outside = !(low - ROUNDING..=high + ROUNDING).contains(&number);
+        outside.then(|| match high < f64::MAX {
+            true => format!("{low} to {high}"),
+            false => format!("at least {low}"),
+        })
+    }
+
     /// Returns whether `bench compare` compares it.
     pub fn is_compared(&self) -> bool {
         matches!(
@@ -102,6 +124,12 @@ pub trait Value {
     }
 }
 
+impl Value for f64 {
+    fn number(&self) -> Option<f64> {
+        Some(*self)
+    }
+}
+
 macro_rules! values {
     (measured: $($number:ty)*; others: $($other:ty)*) => {
         $(impl Value for Option<$number> {
@@ -116,7 +144,21 @@ macro_rules! values {
         $(impl Value for $other {})*
     };
 }
-values!(measured: f64 usize; others: f64 usize u64 bool String Option<u64>);
+values!(measured: f64 usize; others: usize u64 bool String Option<u64>);
+
+/// A row of a CSV file.
+pub trait Measured {
+    /// Returns the first number that no run measures, with its column and its range in words.
+    fn misfit(&self) -> Option<(&'static str, f64, String)> {
+        None
+    }
+
+    /// Returns what is expected in place of a cell of a column that is not of its type.
+    fn refused(column: &str, cell: &str) -> Option<&'static str> {
+        let _ = (column, cell);
+        None
+    }
+}
 
 /// Defines the struct of a row and the columns of its file, from one line per column: `name: type, group, unit, direction, definition;`.
 macro_rules! rows {
@@ -127,6 +169,22 @@ macro_rules! rows {
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         pub struct $row {
             $(#[doc = $definition] $(#[$attribute])* #[serde(deserialize_with = "crate::cell::read")] pub $name: $type,)*
+        }
+
+        impl crate::column::Measured for $row {
+            fn misfit(&self) -> Option<(&'static str, f64, String)> {
+                Self::COLUMNS.iter().find_map(|column| {
+                    let number = self.number(column)?;
+                    Some((column.name, number, column.misfit(number)?))
+                })
+            }
+
+            fn refused(column: &str, cell: &str) -> Option<&'static str> {
+                match column {
+                    $(stringify!($name) => crate::cell::refused::<$type>(cell),)*
+                    _ => None,
+                }
+            }
         }
 
         impl $row {
@@ -206,19 +264,63 @@ pub fn to_csv<T: Serialize>(rows: &[T]) -> Result<String> {
 /// Parses the rows of a CSV text. `what` names it in errors.
 ///
 /// # Errors
-/// [`Error::Csv`].
-pub fn from_csv<T: for<'de> Deserialize<'de>>(text: &str, what: &str) -> Result<Vec<T>> {
+/// [`Error::Csv`], or [`Error::Cell`] for a number that no run measures.
+pub fn from_csv<T: for<'de> Deserialize<'de> + Measured>(text: &str, what: &str) -> Result<Vec<T>> {
     let failed = |error| Error::Csv {
         what: what.to_owned(),
         error,
     };
+    let wrong = |found: String, expected: String| Error::Cell {
+        what: what.to_owned(),
+        found,
+        expected,
+    };
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let headers = reader.headers().map_err(failed)?.clone();
+    if let (1, Some(other)) = (headers.len(), text.find([';', '\t'])) {
+        let found = format!("{:?} between columns", char::from(text.as_bytes()[other]));
+        return Err(wrong(found, "commas".into()));
+    }
     let rows = reader.records().map(|row| {
-        let row = row?;
+        let row = row.map_err(failed)?;
         let mut cells: csv::StringRecord = row.iter().map(text::of_cell).collect();
         cells.set_position(row.position().cloned());
-        cells.deserialize(Some(&headers))
+        let of = |column: &str| named((&headers, &cells), column, text);
+        let parsed: T = cells.deserialize(Some(&headers)).map_err(|error| {
+            let mut all = headers.iter().zip(&cells);
+            let found = all.find_map(|(column, cell)| {
+                let expected = T::refused(column, cell)?.to_owned();
+                Some((format!("{column} {cell:?} of {}", of(column)), expected))
+            });
+            found.map_or_else(|| failed(error), |(found, expected)| wrong(found, expected))
+        })?;
+        match parsed.misfit() {
+            Some((column, number, expected)) => Err(wrong(
+                format!("{column} {number} of {}", of(column)),
+                expected,
+            )),
+            None => Ok(parsed),
+        }
     });
-    rows.collect::<csv::Result<_>>().map_err(failed)
+    rows.collect()
+}
+
+/// Names a row by its tokenizer and seed if the file has them, otherwise by its line, as where one of them is the wrong `column`.
+fn named(
+    (headers, cells): (&csv::StringRecord, &csv::StringRecord),
+    column: &str,
+    text: &str,
+) -> String {
+    let cell = |name: &str| cells.get(headers.iter().position(|header| header == name)?);
+    if let (Some(row), Some(seed)) = (cell("tokenizer"), cell("seed"))
+        && column != "seed"
+    {
+        return format!("{row}, seed {seed}");
+    }
+    // The reader counts a line when it reads the next one.
+    let at = cells.position().map_or(0, |at| at.byte() as usize);
+    let (before, rest) = text.split_at_checked(at).unwrap_or_default();
+    let breaks = rest.len() - rest.trim_start_matches(['\r', '\n']).len();
+    let line = 1 + (before.matches('\n').count() + rest[..breaks].matches('\n').count());
+    format!("line {line}")
 }

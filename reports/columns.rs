@@ -27,7 +27,7 @@ Record {
     tcas_norm: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with the diagonal (1 - |P_i|)^2";
     tcas_softmax: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij), as printed";
     tcas_sharp: Option<f64>, Metric, "0..1", Lower, "Eq. 8 with rows softmax_j(P_ij / t), t in the suite; t = 0.0025 gives the reading that is closest to the paper's TCAS (docs/metrics.md)";
-    tcas_sharp_t: Option<f64>, Identity, "", Undirected, "Temperature t of tcas_sharp";
+    tcas_sharp_t: Option<f64>, Identity, "0..", Undirected, "Temperature t of tcas_sharp";
     tcas_null: Option<f64>, Null, "0..1", Undirected, "Mean of tcas when the images' labels are permuted (chance level)";
     codebook_used: Option<usize>, Count, "codes", Undirected, "Codes that occur";
     perplexity: Option<f64>, Metric, "codes", Undirected, "exp(H(token))";
@@ -40,7 +40,7 @@ Record {
     alpha: Option<f64>, Metric, "0..1", Lower, "Probability that two patches with the same token have different classes (paper, section 3)";
     eig_sq_sum: Option<f64>, Metric, "1..classes", Higher, "Sum of squared eigenvalues of the normalised class graph";
     pretrain_epochs: Option<usize>, Identity, "", Undirected, "Epochs of pretraining; empty for a row that is not pretrained by this run";
-    pretrain_loss: Option<f64>, Stage, "", Undirected, "Mean pretraining loss of the last epoch; not comparable between targets";
+    pretrain_loss: Option<f64>, Stage, "0..", Undirected, "Mean pretraining loss of the last epoch; not comparable between targets";
     knn_k: Option<usize>, Identity, "", Undirected, "Neighbours that vote in k-NN";
     knn_top1: Option<f64>, Accuracy, "%", Higher, "Accuracy of weighted k-NN on frozen features, validation split";
     pooling_lp: String, Identity, "", Undirected, "Vector that the linear probe reads: `cls` or `mean`";
@@ -66,7 +66,7 @@ Record {
     error: String, Identity, "", Undirected, "Why the row failed or was skipped; with status `ok`, why it has no gallery";
     #[serde(default)] n_classes: usize, Identity, "", Undirected, "Classes of the dataset";
     #[serde(default)] encoder: String, Identity, "", Undirected, "Encoder that is evaluated: `pretrained` by this run, `imported` from a checkpoint, or `random` (not pretrained); empty if none is";
-    #[serde(default)] lp_base_lr: Option<f64>, Identity, "", Undirected, "Learning rate of the linear probe at batch 256; chosen on held-out train images if the suite lists several";
+    #[serde(default)] lp_base_lr: Option<f64>, Identity, "0..", Undirected, "Learning rate of the linear probe at batch 256; chosen on held-out train images if the suite lists several";
     #[serde(default)] lp_held_out: String, Identity, "%", Undirected, "Accuracy of each listed rate on a tenth of the train images, held out while the rates are compared; empty for a single rate";
     #[serde(default)] lp_loss_fall: Option<f64>, Identity, "%", Undirected, "Relative fall of the linear probe's training loss that one further step over all train images guarantees; 0 at the optimum";
     #[serde(default)] lp_converged: String, Identity, "", Undirected, "Whether the linear probe has converged: `yes` if lp_loss_fall is at most 0.5, otherwise `no`";
@@ -80,13 +80,13 @@ Record {
     #[serde(default)] mi_upper_null: Option<f64>, Null, "nats", Undirected, "Mean of mi_upper when the patches of every image are in random order (chance level)";
     #[serde(default)] rankme: Option<f64>, Encoder, "1..width", Undirected, "Effective rank of the encoder's frozen features of the train split (RankMe, arXiv 2210.02885): exp of the entropy of their singular values' shares, each plus 1e-7; of at most 25,600 images";
     #[serde(default)] ap_form: String, Identity, "", Undirected, "Form of the attentive probe: `multi-query` with its number of queries, or `single-query`";
-    #[serde(default)] ap_base_lr: Option<f64>, Identity, "", Undirected, "Learning rate of the attentive probe at batch 256; chosen on held-out train images if the suite lists several";
+    #[serde(default)] ap_base_lr: Option<f64>, Identity, "0..", Undirected, "Learning rate of the attentive probe at batch 256; chosen on held-out train images if the suite lists several";
     #[serde(default)] ap_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of attentive probing after the last epoch, validation split";
     #[serde(default)] ap_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of attentive probing after the last epoch, validation split";
     #[serde(default)] attentive_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of attentive probing";
     #[serde(default)] bag_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
     #[serde(default)] bag_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
-    #[serde(default)] bag_l2: Option<f64>, Identity, "", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; scikit-learn's C is 1 / (bag_l2 n_train)";
+    #[serde(default)] bag_l2: Option<f64>, Identity, "0..", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; scikit-learn's C is 1 / (bag_l2 n_train)";
     #[serde(default)] bag_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing the validation split and of the logistic regression on counts of codes";
     #[serde(default)] code_groups: String, Identity, "", Undirected, "Number of codes of each group of a patch, separated by spaces (product and residual codes); codebook_size and the metrics are then those of the joint code, and empty above 2^24 joint codes; empty for ids and values";
     #[serde(default)] dataset_fingerprint: String, Identity, "", Undirected, "Digest of the images, their labels and their order in both splits; runs are paired by image only if it is equal. Empty in older files, whose images are unknown";
@@ -103,9 +103,9 @@ MetricRow {
     seed: u64, Identity, "", Undirected, "Seed; training-free metrics are the same for every seed";
     metric: String, Identity, "", Undirected, "The metric, a column of results.csv (`bench list metrics`)";
     value: Option<f64>, Statistic, "", Undirected, "Its value on all train images, or the mean over the fits; empty if it is not defined";
-    se: Option<f64>, Statistic, "", Undirected, "Standard error. With fit_seed, or if nothing is fitted: standard deviation over bootstrap draws of images. Of the mean over F fits: sqrt(W + (t / 1.96)^2 b^2 / F), W the mean of the fits' squared errors, b the standard deviation of their values (F - 1), t Student's 97.5 % quantile with F - 1 degrees of freedom";
+    se: Option<f64>, Statistic, "0..", Undirected, "Standard error. With fit_seed, or if nothing is fitted: standard deviation over bootstrap draws of images. Of the mean over F fits: sqrt(W + (t / 1.96)^2 b^2 / F), W the mean of the fits' squared errors, b the standard deviation of their values (F - 1), t Student's 97.5 % quantile with F - 1 degrees of freedom";
     null_mean: Option<f64>, Statistic, "", Undirected, "Mean when the labels of whole images are permuted (chance level), for mi_position, mi_left and mi_upper when the patches of every image are in random order; or the mean of it over the fits";
-    null_se: Option<f64>, Statistic, "", Undirected, "Standard error of null_mean over the permutations, and over the fits as for se";
+    null_se: Option<f64>, Statistic, "0..", Undirected, "Standard error of null_mean over the permutations, and over the fits as for se";
     n_images: usize, Identity, "images", Undirected, "Number of counted images";
     #[serde(default)] fit_seed: Option<u64>, Identity, "", Undirected, "Seed of the one fit that value and se are of; se then leaves out how much another fit would move the value. Empty for the mean over several fits, which is the first row of its metric, and if nothing is fitted";
     #[serde(default)] group: Option<usize>, Identity, "", Undirected, "Group of codes, from 0, whose codes alone are counted; empty for ids, and for the joint code of all groups";
@@ -144,7 +144,7 @@ Comparison {
 HistoryRow {
     stage: String, Identity, "", Undirected, "The stage";
     epoch: usize, Identity, "", Undirected, "Epoch, from 0";
-    lr: f64, Statistic, "", Undirected, "Learning rate at the end of the epoch";
+    lr: f64, Statistic, "0..", Undirected, "Learning rate at the end of the epoch";
     train_loss: f64, Statistic, "", Undirected, "Mean training loss of the epoch; NaN if every step was skipped";
     skipped_steps: usize, Statistic, "", Undirected, "Steps that changed nothing because loss or gradients were not finite";
 }
@@ -173,7 +173,7 @@ Predictor {
     #[serde(default)] decided_by: String, Statistic, "", Undirected, "The tokenizer without which r has the other sign or less than half of its size; empty if there is none";
     #[serde(default)] left_out: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they saw labels (`report: {labelled_in_fit: true}` includes them), separated by semicolons";
     #[serde(default)] finding: String, Statistic, "", Undirected, "What the numbers support: `shown` if p_holm is below 0.05, `one row` if it is but one tokenizer decides r, otherwise `not shown`";
-    #[serde(default)] apart: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they have another recipe (`recipe_hash`) than the rows in the fit, or because an earlier row is the same tokenizer, separated by semicolons";
+    #[serde(default)] apart: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they have another recipe of pretraining or of this evaluation than the rows in the fit, or because an earlier row is the same tokenizer, separated by semicolons";
 }
 }
 
@@ -380,5 +380,50 @@ mod tests {
                 .to_string()
                 .starts_with("results.csv: ")
         );
+    }
+
+    /// A negative error or time was believed.
+    #[test]
+    fn numbers_that_no_run_measures_are_refused() {
+        macro_rules! of_any_size {
+            ($row:ty) => {{
+                let mut row = <$row>::default();
+                let mut is_real = |c: &&Column| match row.set(c.name, Some(-1.0)) {
+                    Ok(()) => row.number(c) == Some(-1.0),
+                    Err(_) => row.number(c).is_some(),
+                };
+                let reals = <$row>::COLUMNS.iter().filter(|c| is_real(c));
+                let free = reals.filter(|c| c.range().is_none());
+                free.map(|c| c.name).collect::<Vec<_>>()
+            }};
+        }
+        assert!(of_any_size!(Record).is_empty() && of_any_size!(CostRow).is_empty());
+        // The range of these is the metric's.
+        assert_eq!(of_any_size!(MetricRow), ["value", "null_mean"]);
+        assert_eq!(of_any_size!(HistoryRow), ["train_loss"]);
+        let cost = |seconds| CostRow {
+            tokenizer: "K".into(),
+            seconds,
+            ..CostRow::default()
+        };
+        for (seconds, found) in [(-1.0, "-1"), (f64::NAN, "NaN")] {
+            let text = to_csv(&[cost(seconds)]).unwrap();
+            let error = from_csv::<CostRow>(&text, "costs.csv").unwrap_err();
+            let expected = "of K, seed 0, expected at least 0";
+            assert_eq!(
+                error.to_string(),
+                format!("costs.csv: found seconds {found} {expected}")
+            );
+        }
+        let rounded = Record {
+            pnmi: Some(1.0 + 1e-12),
+            mi: Some(-1e-12),
+            ..Record::default()
+        };
+        let text = to_csv(std::slice::from_ref(&rounded)).unwrap();
+        assert_eq!(from_csv::<Record>(&text, "results.csv").unwrap(), [rounded]);
+        let text = "stage,epoch,lr,train_loss,skipped_steps\nprobe,0,-0.1,NaN,0\n";
+        let error = from_csv::<HistoryRow>(text, "history.csv").unwrap_err();
+        assert!(error.to_string().contains("lr -0.1 of line 2"), "{error}");
     }
 }

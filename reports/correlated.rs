@@ -9,7 +9,7 @@ use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::{LeftOut, Point, fitted};
 use crate::number::signed;
 use crate::paired::{SIGNIFICANT, holm};
-use crate::recipes::apart;
+use crate::recipes::{Parts, apart};
 use crate::seeds::{mean_sd, names};
 
 /// [`Predictor::finding`] of a metric that is shown to be related with the accuracy.
@@ -30,16 +30,25 @@ pub struct Correlated {
 }
 
 /// Correlates every metric with an accuracy. Rows that saw labels are in the fit only if `labelled`: the metric measures labels too, so
-/// such a row would tell nothing about the others. Rows of another recipe, whose accuracies differ for that reason too, and a tokenizer's
-/// further rows are never in it.
+/// such a row would tell nothing about the others. Rows of another recipe of what the accuracy depends on, and a tokenizer's further rows are
+/// never in it.
 pub fn correlated(
     records: &[Record],
-    metrics: &[MetricRow],
+    (metrics, recipes): (&[MetricRow], &Parts),
     labelled: bool,
     evaluation: &Evaluation,
 ) -> Vec<Correlated> {
+    let measured = |r: &&Record| !r.is_random() && evaluation.accuracy(r).is_some();
+    let apart = apart(records.iter().filter(measured), recipes, evaluation);
+    let left_out = |name: &str| match apart.contains(&name) {
+        true => Some(LeftOut::Apart),
+        false => {
+            let mut rows = records.iter().filter(|r| r.tokenizer == name);
+            (!labelled && rows.any(|r| r.saw_labels)).then_some(LeftOut::Labels)
+        }
+    };
     let one = |metric: Number| {
-        let points = points(records, metrics, &metric, labelled, evaluation);
+        let points = points(records, metrics, &metric, &left_out, evaluation);
         let fit = fit(&fitted(&points))?;
         let predictor = predictor(metric.name, evaluation.key, &points, &fit);
         Some(Correlated {
@@ -123,11 +132,9 @@ fn points(
     records: &[Record],
     metrics: &[MetricRow],
     metric: &Number,
-    labelled: bool,
+    left_out: &dyn Fn(&str) -> Option<LeftOut>,
     evaluation: &Evaluation,
 ) -> Vec<Point> {
-    let measured = |r: &&Record| !r.is_random() && evaluation.accuracy(r).is_some();
-    let apart = apart(records.iter().filter(measured), evaluation.of_encoder);
     let point = |name: &&str| {
         let rows = || records.iter().filter(|r| r.tokenizer == **name);
         let (xs, ses): (Vec<f64>, Vec<Option<f64>>) =
@@ -144,10 +151,7 @@ fn points(
             y: mean,
             x_se: ses[0],
             y_sd: sd,
-            left_out: match apart.contains(name) {
-                true => Some(LeftOut::Apart),
-                false => (!labelled && rows().any(|r| r.saw_labels)).then_some(LeftOut::Labels),
-            },
+            left_out: left_out(name),
         })
     };
     let tokenizers = records.iter().filter(|record| !record.is_random());

@@ -11,6 +11,16 @@ pub enum Error {
         /// The reader's error, with the line.
         error: csv::Error,
     },
+    /// A CSV file with a cell that no run writes.
+    #[error("{what}: found {found}, expected {expected}")]
+    Cell {
+        /// The file.
+        what: String,
+        /// Column, number and row.
+        found: String,
+        /// The range of the column.
+        expected: String,
+    },
     /// `results.csv` has no such column of numbers.
     #[error("results.csv has no numeric column {0:?}; see `bench list columns`")]
     NoColumn(String),

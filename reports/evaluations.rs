@@ -14,6 +14,8 @@ pub struct Evaluation {
     pub key: &'static str,
     /// The stage that evaluates; `STAGE_seconds` is the column of its wall time.
     pub stage: &'static str,
+    /// The part of a suite with its recipe.
+    pub recipe: &'static str,
     /// Name within a sentence.
     pub title: &'static str,
     /// Abbreviation, in the ranking and on the terminal.
@@ -41,6 +43,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
     Evaluation {
         key: "lp",
         stage: "probe",
+        recipe: "linear_probe",
         title: "linear probing",
         short: "LP",
         header: "LP acc.",
@@ -55,6 +58,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
     Evaluation {
         key: "ft",
         stage: "finetune",
+        recipe: "fine_tune",
         title: "fine-tuning",
         short: "FT",
         header: "FT acc.",
@@ -71,6 +75,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
     Evaluation {
         key: "knn",
         stage: "knn",
+        recipe: "knn",
         title: "k-NN",
         short: "k-NN",
         header: "k-NN",
@@ -85,6 +90,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
     Evaluation {
         key: "ap",
         stage: "attentive",
+        recipe: "attentive_probe",
         title: "attentive probing",
         short: "AP",
         header: "AP acc.",
@@ -99,6 +105,7 @@ pub const EVALUATIONS: &[Evaluation] = &[
     Evaluation {
         key: "bag",
         stage: "bag",
+        recipe: "bag_of_tokens",
         title: "bag of tokens",
         short: "bag",
         header: "bag of tokens",

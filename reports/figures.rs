@@ -11,6 +11,7 @@ use crate::figure::{
 };
 use crate::paired::Predicted;
 use crate::paper;
+use crate::recipes::Parts;
 
 /// Data of the figures besides the records.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,8 @@ pub struct FigureData {
     pub labels: Vec<u32>,
     /// Names of the classes.
     pub classes: Vec<String>,
+    /// The recipes of the rows.
+    pub recipes: Parts,
     /// Whether rows that saw labels are in the correlations.
     pub labelled_in_fit: bool,
 }
@@ -37,7 +40,12 @@ pub fn figures(records: &[Record], data: &FigureData) -> (Vec<Figure>, Vec<Predi
     let mut all = Vec::new();
     let mut predictors = Vec::new();
     for evaluation in EVALUATIONS {
-        let found = correlated(records, &data.metrics, data.labelled_in_fit, evaluation);
+        let found = correlated(
+            records,
+            (&data.metrics, &data.recipes),
+            data.labelled_in_fit,
+            evaluation,
+        );
         let mut effects: Vec<Effect> = Vec::new();
         for one in &found {
             effects.push(Effect {

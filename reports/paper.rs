@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use crate::column::from_csv;
+use crate::column::{Measured, from_csv};
 use crate::columns::Record;
 
 /// Suites that repeat the paper's settings, with the name of the dataset in the paper.
@@ -55,6 +55,8 @@ pub struct PaperRow {
     /// Fine-tuning accuracy, percent.
     pub ft_acc: Option<f64>,
 }
+
+impl Measured for PaperRow {}
 
 impl PaperRow {
     /// Returns whether the paper proposes the tokenizer.

@@ -301,3 +301,21 @@ fn a_dry_run_measures_the_codes_of_a_token_file() {
     // Ten classes, 18 vectors of f64: 1440 bytes per code.
     assert!(all - few > 50_000.0 * 1440.0, "{all} {few}");
 }
+
+/// It was that of codes that are all used and all say something about the classes.
+#[test]
+fn the_memory_of_a_bag_of_unknown_codes_is_that_of_equally_frequent_ones() {
+    let head = HEAD.replace("train: 96", "train: 4096");
+    let memory = |codes: usize| {
+        let fields = format!("command: [sh, -c, exit], codebook_size: {codes}");
+        let row = format!("{{name: P, kind: command, with: {{{fields}}}}}");
+        let bench = Bench::new(&format!("{head}tokenizers: [{row}]\nbag_of_tokens: {{}}\n"));
+        let (_, plan) = document(&bench, &["score", "suite.yaml", "--dry-run"]);
+        let stages = plan["rows"][0]["stages"].as_array().unwrap();
+        let bag = stages.iter().find(|stage| stage["stage"] == "bag");
+        bag.unwrap()["cost"]["memory_bytes"].as_f64().unwrap()
+    };
+    // 63,450 of a million codes are used by 65,536 patches. Ten classes, 8 vectors of f64, and a column per code.
+    let (many, one) = (memory(1_000_000), memory(1));
+    assert!(many - one < 63_450.0 * 80.0 * 12.0, "{many} {one}");
+}

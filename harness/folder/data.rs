@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tessera_reports::columns::Predictor;
-use tessera_reports::evaluations::Evaluation;
+use tessera_reports::evaluations::{EVALUATIONS, Evaluation};
 use tessera_reports::figure::{Curve, Figure};
 use tessera_reports::figures::FigureData;
 use tessera_reports::page::{Card, Page};
 use tessera_reports::paired::compare;
+use tessera_reports::recipes::{PRETRAIN, Parts};
 use tessera_reports::{
     Column, Comparison, CostRow, HistoryRow, MetricRow, Predicted, Record, TableContext, baseline,
     notes,
 };
 
 use super::layout::{LABELS, RESULTS, SKIPPED};
+use crate::store::canonical;
 
 /// Maximum number of skipped images that a footnote names.
 const NAMED: usize = 10;
@@ -157,8 +159,27 @@ impl RunData {
             predicted: self.predicted().into_iter().collect(),
             labels: self.labels.clone(),
             classes: self.classes.clone(),
+            recipes: self.recipes(),
             labelled_in_fit: self.suite["report"]["labelled_in_fit"] == true,
         }
+    }
+
+    /// Returns the recipes of the rows: those of the suite with what a row overrides.
+    fn recipes(&self) -> Parts {
+        let evaluations = EVALUATIONS.iter().map(|evaluation| evaluation.recipe);
+        let sections = || [PRETRAIN].into_iter().chain(evaluations.clone());
+        let of_row = |entry: &Value| {
+            let (name, written) = (entry["name"].clone(), entry["override"].clone());
+            let suite = &self.suite;
+            sections().filter_map(move |section| {
+                let mut recipe = suite[section].as_object()?.clone();
+                recipe.extend(written[section].as_object().cloned().unwrap_or_default());
+                let text = canonical(&Value::Object(recipe));
+                Some(((name.as_str()?.to_owned(), section), text))
+            })
+        };
+        let rows = self.suite["tokenizers"].as_array();
+        rows.into_iter().flatten().flat_map(of_row).collect()
     }
 
     /// Returns the mean losses over the seeds, by stage and tokenizer in order of appearance.

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use tessera_reports::{CostRow, Record, from_csv};
+use tessera_reports::{CostRow, Measured, Record, from_csv};
 
 use super::layout::{COSTS, RESULTS, SUITE};
-use super::read::bytes;
+use super::read::{bytes, parsed};
 use super::sums;
 
 /// What a run folder has.
@@ -36,7 +36,7 @@ impl Earlier {
                 true => Vec::new(),
                 false => costs,
             },
-            suite: serde_yaml::from_slice(&suite).unwrap_or_default(),
+            suite: parsed(&String::from_utf8_lossy(&suite)).unwrap_or_default(),
         })
     }
 
@@ -61,7 +61,7 @@ pub fn places(suite: &Value) -> Vec<PathBuf> {
 }
 
 /// Returns the rows of a CSV file; none if there is no file, `None` if it is damaged.
-fn rows<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<Option<Vec<T>>> {
+fn rows<T: for<'de> Deserialize<'de> + Measured>(path: &Path) -> anyhow::Result<Option<Vec<T>>> {
     let Some(text) = bytes(path)? else {
         return Ok(Some(Vec::new()));
     };

@@ -8,9 +8,10 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
 use tessera_models::{files, foreign};
+use tessera_reports::columns::has_converged;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
-use tessera_reports::{Column, CostRow, Group, MetricRow, Record, from_csv};
+use tessera_reports::{Column, CostRow, Group, Measured, MetricRow, Record, from_csv};
 
 use super::data::RunData;
 use super::layout::{
@@ -53,7 +54,9 @@ fn refuse_foreign(bytes: &[u8], path: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn csv<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Option<Vec<T>>> {
+fn csv<T: for<'de> serde::Deserialize<'de> + Measured>(
+    path: &Path,
+) -> anyhow::Result<Option<Vec<T>>> {
     let Some(text) = text(path)? else {
         return Ok(None);
     };
@@ -131,7 +134,7 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     if let Some(listed) = listed {
         sums::check_all_listed(folder, &listed, &data.records)?;
     }
-    check_records(&data.records, results)?;
+    check_records(&data, results)?;
     enter_fit_seeds(&mut data.records, &folder.join(SUITE))?;
     let cells = cells(&data.records);
     let path = folder.join(METRICS);
@@ -167,28 +170,61 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
     Ok(data)
 }
 
-/// Refuses two rows of one tokenizer and seed, of which only one would count, and numbers that no run measures, in the file at `path`.
-fn check_records(records: &[Record], path: &Path) -> anyhow::Result<()> {
+/// Refuses two rows of one tokenizer and seed, of which only one would count, and cells that contradict others, in the file at `path`.
+fn check_records(data: &RunData, path: &Path) -> anyhow::Result<()> {
     let mut seen = HashSet::new();
-    for record in records {
+    for record in &data.records {
         let (row, seed) = (&record.tokenizer, record.seed);
         if !seen.insert((row, seed)) {
             let found = format!("two rows of {row}, seed {seed}");
             bail!(lost(path, &found, "one"));
         }
-        for column in Record::compared() {
-            let (range, expected) = match column.unit {
-                "%" => (0.0..=100.0, "0 to 100"),
-                _ => (f64::MIN..=f64::MAX, "a finite number"),
-            };
-            let number = record.number(column);
-            if let Some(number) = number.filter(|number| !range.contains(number)) {
-                let found = format!("{} {number} of {row}, seed {seed}", column.name);
-                bail!(lost(path, &found, &format!("{expected}, or nothing")));
-            }
+        let images = data.labels.len();
+        let count = (images > 0 && images != record.n_val).then(|| {
+            let expected = format!("{images} as in {LABELS}");
+            (format!("n_val {}", record.n_val), expected)
+        });
+        if let Some((found, expected)) = count.or_else(|| contradiction(record)) {
+            let found = format!("{found} of {row}, seed {seed}");
+            bail!(lost(path, &found, &expected));
         }
     }
     Ok(())
+}
+
+/// Returns what is found and expected if a record has a word or a digest that no run writes, or cells that contradict each other.
+fn contradiction(record: &Record) -> Option<(String, String)> {
+    const STATUSES: [&str; 4] = ["ok", "failed", "pending", "skipped"];
+    let cell = |name: &str, found: &str| format!("{name} {found:?}");
+    if !STATUSES.contains(&record.status.as_str()) {
+        let expected = format!("one of {}", STATUSES.join(", "));
+        return Some((cell("status", &record.status), expected));
+    }
+    let digests = [
+        ("recipe_hash", &record.recipe_hash),
+        ("class_list_hash", &record.class_list_hash),
+        ("dataset_fingerprint", &record.dataset_fingerprint),
+        ("tokenizer_digest", &record.tokenizer_digest),
+        ("encoder_digest", &record.encoder_digest),
+    ];
+    let is_other = |(_, digest): &&(_, &String)| !digest.chars().all(|c| c.is_ascii_hexdigit());
+    if let Some((name, digest)) = digests.iter().find(is_other) {
+        return Some((cell(name, digest), "hexadecimal digits, as text".into()));
+    }
+    let converged = record.lp_loss_fall.map(has_converged);
+    let said = record.lp_converged.as_str();
+    if converged.is_some_and(|is| !said.is_empty() && is != (said == "yes")) {
+        let fall = record.lp_loss_fall.unwrap_or_default();
+        let expected = format!("the other word beside lp_loss_fall {fall}");
+        return Some((cell("lp_converged", said), expected));
+    }
+    Evaluation::compared().find_map(|evaluation| {
+        let top1 = evaluation.accuracy(record)?;
+        let column = evaluation.top5?;
+        let top5 = record.number(&column).filter(|top5| *top5 < top1)?;
+        let expected = format!("at least the {top1} of {}", evaluation.top1.name);
+        Some((format!("{} {top5}", column.name), expected))
+    })
 }
 
 /// Checks that every metric of every record has a row in the file `metrics.csv` at `path`, with its number.
@@ -218,8 +254,8 @@ fn check_metrics(data: &RunData, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns what is found and expected if a row of `metrics.csv` has another number than `results.csv`, where counts are rounded, or an
-/// error that is not finite.
+/// Returns what is found and expected if a row of `metrics.csv` has another number than `results.csv`, where counts are rounded, or a
+/// chance level that the metric cannot have.
 fn disagreement(row: &MetricRow, number: f64, column: &Column) -> Option<(String, String)> {
     let far = match column.group {
         Group::Count => 0.5,
@@ -227,9 +263,8 @@ fn disagreement(row: &MetricRow, number: f64, column: &Column) -> Option<(String
     };
     let value = row.value.unwrap_or(f64::NAN);
     if (value - number).abs() <= far {
-        let mut errors = [row.se, row.null_mean, row.null_se].into_iter().flatten();
-        let error = errors.find(|error| !error.is_finite())?;
-        return Some((format!("with {error} as an error"), "finite errors".into()));
+        let null = row.null_mean?;
+        return Some((format!("null_mean {null}"), column.misfit(null)?));
     }
     Some((value.to_string(), format!("{number} as in {RESULTS}")))
 }
@@ -251,6 +286,14 @@ fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Parses the suite of a run folder, in which `${:-$}` before `{` stands for `$`.
+///
+/// # Errors
+/// If it is not YAML.
+pub fn parsed(suite: &str) -> serde_yaml::Result<Value> {
+    serde_yaml::from_str(&suite.replace("${:-$}", "$"))
+}
+
 /// Reads the run in `folder`.
 ///
 /// # Errors
@@ -264,7 +307,7 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     if data.suite_text.trim().is_empty() {
         bail!(lost(&path, "nothing", "the suite of the run"));
     }
-    let suite = serde_yaml::from_str(&data.suite_text);
+    let suite = parsed(&data.suite_text);
     data.suite = suite.with_context(|| path.display().to_string())?;
     let (name, expected) = (data.suite["name"].as_str(), &data.records[0].suite);
     if !data.suite_text.ends_with('\n') || name != Some(expected) {
@@ -281,6 +324,22 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
     }
     data.environment = json(&file(ENVIRONMENT))?.unwrap_or_default();
     data.classes = json(&file(CLASSES))?.unwrap_or_default();
+    let classes = data.classes.len();
+    let is_other = |r: &&Record| ![0, classes].contains(&r.n_classes) && classes > 0;
+    if let Some(record) = data.records.iter().find(is_other) {
+        let Record {
+            tokenizer: row,
+            seed,
+            n_classes,
+            ..
+        } = record;
+        let found = format!("n_classes {n_classes} of {row}, seed {seed}");
+        bail!(lost(
+            &file(RESULTS),
+            &found,
+            &format!("{classes} as in {CLASSES}")
+        ));
+    }
     if let Some(skipped) = text(&file(SKIPPED))? {
         data.skipped = left_out(&skipped, &data.records, &file(SKIPPED))?;
     }

@@ -12,7 +12,8 @@ use tessera_reports::figures::figures;
 use tessera_reports::page;
 use tessera_reports::tensorboard::{Scalar, events};
 use tessera_reports::{
-    CostRow, HistoryRow, Record, TableContext, left_out, not_lowered, printable, render, to_csv,
+    CostRow, HistoryRow, Record, TableContext, left_out, not_lowered, printable, render,
+    risen_rows, to_csv,
 };
 
 use super::data::RunData;
@@ -303,7 +304,11 @@ pub fn report(
     let records: Vec<Record> = data.records.iter().chain(of_others).cloned().collect();
     let mut cx = data.table_context(comparisons);
     cx.notes.extend(left_out(&records));
-    cx.notes.extend(not_lowered(&data.losses()));
+    let losses = data.losses();
+    cx.risen = risen_rows(&losses)
+        .map(|(row, ..)| row.to_owned())
+        .collect();
+    cx.notes.extend(not_lowered(&losses));
     cx.metrics
         .extend(others.iter().flat_map(RunData::metric_rows));
     let paths = write_tables(&out.join(TABLES), &records, &cx, tables)?;

@@ -59,7 +59,7 @@ impl Watch for Ignored {}
 /// Whether missing results are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Looks up all stored results, so that a resumed run has them from its start. Failures are ignored.
+    /// Looks up all stored results, so that a resumed run has them from its start. Failures are ignored, except those of optional stages.
     Lookup,
     /// As [`Mode::Lookup`], but only wanted nodes and those that they need.
     Inputs,
@@ -202,6 +202,12 @@ impl<'a> Walk<'a> {
             Err(StageError::Failed(error)) if mode == Mode::Compute => {
                 self.states[at] = State::Failed(error);
             }
+            // It may be computed later in the run. If it is not, what it lacks is known.
+            Err(StageError::Failed(error))
+                if mode == Mode::Lookup && self.graph.nodes[at].stage.is_optional() =>
+            {
+                watch.failed(&self.graph.nodes[at], &error)?;
+            }
             Err(StageError::Failed(_)) => (),
             Err(other) => return Err(other.into()),
         }
@@ -243,8 +249,8 @@ impl<'a> Walk<'a> {
         let stage = node.stage.as_ref();
         let entry = match stage.is_stored() {
             true => match self.entry((stage, node.label.clone()), &on, Some(at), computes)? {
-                None if mode == Mode::Collect => {
-                    return self.recorded_failure(stage, node, &on).map(|()| None);
+                None if mode == Mode::Collect || (mode == Mode::Lookup && stage.is_optional()) => {
+                    return self.recorded_failure(stage, node, &on, mode).map(|()| None);
                 }
                 None => return Ok(None),
                 found => found,
@@ -415,9 +421,12 @@ impl<'a> Walk<'a> {
         stage: &dyn Stage,
         node: &Node<'_>,
         on: &Inputs<'_>,
+        mode: Mode,
     ) -> Result<(), StageError> {
         let provenance = provenance(stage, node.label.clone(), on)?;
         match self.cx.store.failure(&provenance)? {
+            // In the words of the run in which it failed.
+            Some(failed) if mode == Mode::Lookup => Err(StageError::Failed(failed.error)),
             Some(failed) => Err(StageError::Failed(failed.to_string())),
             None => Ok(()),
         }

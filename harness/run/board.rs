@@ -29,7 +29,7 @@ use crate::stages::common::stage::{Done, Product};
 use crate::stages::common::targets::picture;
 use crate::stages::{fit_seeds, metrics, of_seed};
 use crate::store::Entry;
-use crate::suite::Row;
+use crate::suite::{Row, expand};
 
 /// Receives the events of a walk and holds the data of the run.
 pub struct Board<'a> {
@@ -416,7 +416,7 @@ fn before(cx: &Context<'_>, images: &Images, rows: &[&Row], out: &Path) -> anyho
         suite_text: format!(
             "# {} with variables, sweeps and defaults filled in.\n{}",
             cx.suite.file.name,
-            serde_yaml::to_string(&suite)?
+            serde_yaml::to_string(&expand::literal(&suite))?
         ),
         environment,
         classes: images.scan.classes.clone(),

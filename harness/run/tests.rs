@@ -118,7 +118,10 @@ fn a_cell_is_pending_until_all_wanted_results_are_there() {
     assert_eq!(metrics.unwrap().1, ["pending", "pending"]);
 }
 
-fn rows<T: for<'de> serde::Deserialize<'de>>(dir: &Path, name: &str) -> Vec<T> {
+fn rows<T: for<'de> serde::Deserialize<'de> + tessera_reports::Measured>(
+    dir: &Path,
+    name: &str,
+) -> Vec<T> {
     let text = std::fs::read_to_string(dir.join("out").join(name)).unwrap();
     tessera_reports::from_csv(&text, name).unwrap()
 }

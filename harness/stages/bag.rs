@@ -54,7 +54,8 @@ impl Stage for Bag<'_> {
         const STEPS: f64 = 60.0;
         const OPERATION: f64 = 5e-10;
         /// Vectors as long as the parameters: six differences of points and gradients, and three points. Codes that say nothing about the
-        /// classes need one difference, and a run is refused only for what it needs at least.
+        /// classes need one difference. A run is refused only for what it needs at least, and codes of which nothing is known count as
+        /// equally frequent, as those that say nothing are.
         const VECTORS: f64 = 2.0 * 6.0 + 6.0;
         const LEAST: f64 = 2.0 + 6.0;
         /// Bytes of a code's column, whether it occurs or not.
@@ -64,8 +65,9 @@ impl Stage for Bag<'_> {
         let pairs = train * rates.sampled(self.row).tokens;
         // Only codes of the train split have parameters.
         let codes = rates.codes(self.row).unwrap_or(0) as f64;
-        let parameters = rates.sampled(self.row).used(codes, train) * classes;
-        let vectors = match rates.is_measured {
+        let sampled = rates.sampled(self.row);
+        let parameters = sampled.used(codes, train) * classes;
+        let vectors = match rates.is_measured && sampled.guessed.is_none() {
             true => VECTORS,
             false => LEAST,
         };

@@ -1,14 +1,18 @@
 //! `fit`: fits or builds a row's tokenizer.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tessera_reports::Record;
-use tessera_tokenizers::{BuildContext, Config, Needs, RowEncoder, Tokenizer, TokenizerFactory};
+use tessera_tokenizers::{
+    BuildContext, Config, Needs, Programs, RowEncoder, Tokenizer, TokenizerFactory,
+};
 
 use super::common::context::{Context, StageError};
 use super::common::encoder::Encoder;
 use super::common::rates::{Cost, Rates};
+use super::common::reporter::Outcome;
 use super::common::stage::{Artifact, Done, Inputs, Produced, Product, Stage};
 use crate::data::TrainStream;
 use crate::store::{Entry, StoreError, Workspace};
@@ -162,7 +166,19 @@ impl Stage for Fit<'_> {
     }
 
     fn build<'a>(&self, on: &Inputs<'a>) -> Produced<'a> {
-        self.checked(on, |factory, build| factory.build(self.with, build))
+        let opened = || self.checked(on, |factory, build| factory.build(self.with, build));
+        let factory = on.cx.registry.tokenizer(self.kind, self.with);
+        let starts = factory.is_ok_and(|factory| factory.starts_programs());
+        if !starts || on.cx.programs != Programs::Start {
+            return opened();
+        }
+        // Programs load their models first, one after another.
+        let (label, start) = (format!("program: {}", self.row.name), Instant::now());
+        on.cx.reporter.begin(&label, 0, 0, None);
+        opened().inspect(|_| {
+            let seconds = start.elapsed().as_secs_f64();
+            on.cx.reporter.end(&label, seconds, Outcome::Done);
+        })
     }
 
     fn outputs(&self) -> &'static [&'static str] {

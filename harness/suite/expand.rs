@@ -16,6 +16,25 @@ pub fn env(config: &Config) -> Result<Value, ConfigError> {
         .map_err(|(field, message)| config.error(&field, message))
 }
 
+/// Returns what to write so that [`env`] gives `value` back: a folder may be called `${NAME}`. An optional row whose variables are not set keeps
+/// them.
+pub fn literal(value: &Value) -> Value {
+    match value {
+        // The variable without a name is never set, so its default counts.
+        Value::String(text) => text.replace("${", "${:-$}{").into(),
+        Value::Array(items) => items.iter().map(literal).collect(),
+        Value::Object(map) => {
+            let is_set = || env_value(value, "", &variable).is_ok();
+            if map.get("optional") == Some(&Value::Bool(true)) && !is_set() {
+                return value.clone();
+            }
+            let fields = map.iter();
+            Value::Object(fields.map(|(k, v)| (k.clone(), literal(v))).collect())
+        }
+        other => other.clone(),
+    }
+}
+
 type Lookup<'a> = &'a dyn Fn(&str) -> Result<Option<String>, String>;
 
 fn variable(name: &str) -> Result<Option<String>, String> {
@@ -61,7 +80,9 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
     let mut rest = text;
     while let Some(start) = rest.find("${") {
         let Some(length) = rest[start..].find('}') else {
-            return Err(format!("`{text}` has `${{` without `}}`"));
+            return Err(format!(
+                "`{text}` has `${{` without `}}`; close it, or write `${{:-$}}{{` for these two characters"
+            ));
         };
         out.push_str(&rest[..start]);
         let inner = &rest[start + 2..start + length];
@@ -76,7 +97,7 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
             Some(found) => out.push_str(&found),
             None => {
                 return Err(format!(
-                    "environment variable `{name}` is not set; set it, or write `${{{name}:-default}}`"
+                    "environment variable `{name}` is not set; set it, write `${{{name}:-default}}`, or write `${{:-$}}{{` if `${{` is meant as it is"
                 ));
             }
         }
@@ -219,6 +240,16 @@ mod tests {
                 .contains("UTF-8")
         );
         assert!(env_text("${NO", &fake).unwrap_err().contains("without"));
+    }
+
+    #[test]
+    fn what_this_program_writes_is_read_as_it_was() {
+        let value = json!({"a": ["${X}/${", 1], "b": {"c": "$x {y}"}});
+        let written = literal(&value);
+        assert_eq!(env_value(&written, "", &fake).unwrap(), value);
+        assert_eq!(written["b"], value["b"]);
+        let row = json!([{"optional": true, "with": {"file": "${NO_SUCH}/x"}}]);
+        assert_eq!(literal(&row), row);
     }
 
     #[test]

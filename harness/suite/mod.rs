@@ -176,10 +176,10 @@ impl Suite {
     /// # Errors
     /// If a value cannot be written as YAML.
     pub fn resolved_text(&self, registry: &Registry) -> Result<String, serde_yaml::Error> {
-        serde_yaml::to_string(&self.resolved_value(registry))
+        serde_yaml::to_string(&expand::literal(&self.resolved_value(registry)))
     }
 
-    /// Returns the same as a value.
+    /// Returns the same as a value, whose texts are not expanded again.
     pub fn resolved_value(&self, registry: &Registry) -> Value {
         defaults::shown(&self.resolved, registry)
     }

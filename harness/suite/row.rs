@@ -391,14 +391,12 @@ fn entry_rows(
         Err(error) if entry.optional => (at.value().clone(), Some(error.message)),
         Err(error) => return Err(error.into()),
     };
-    let with = match expanded.get("with") {
-        None | Some(Value::Null) => json!({}),
-        Some(with) => with.clone(),
+    let entry: Entry = at.with_value(expanded).parse()?;
+    let with = match entry.with {
+        Value::Null => json!({}),
+        with => with,
     };
-    let written = match expanded.get("override") {
-        Some(Value::Object(map)) => map.clone(),
-        _ => Map::new(),
-    };
+    let written = entry.overrides;
     let recipes = overridden(&written, file, at)?;
     let checkpoint = recipes
         .pretrain

@@ -7,6 +7,7 @@ use tessera_reports::printable;
 use tessera_tokenizers::Config;
 
 use super::error::SuiteError;
+use super::expand;
 use crate::data::{DataError, look};
 use crate::registry::Registry;
 
@@ -107,6 +108,7 @@ fn text(
 ) -> String {
     let (image, patch) = sizes(side.unwrap_or(224));
     let grid = image / patch;
+    let dataset = expand::literal(dataset);
     let fields = dataset.as_object().into_iter().flatten();
     let fields: Vec<String> = fields
         .map(|(key, value)| format!("{key}: {value}"))

@@ -13,7 +13,7 @@ from typing import Any, Dict, Mapping, Optional, Union
 import numpy as np
 
 from ._compare import agreement, alone, called, check_alone, check_training, drawn, first_line
-from ._run import TesseraError, bench, without
+from ._run import TesseraError, bench, literal, without
 from ._score import whole_number
 
 OPSET = 17
@@ -176,7 +176,7 @@ def _validate(file: Path, manifest: Mapping[str, Any], tokens: int) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         suite_file = Path(folder, "graph.yaml")
-        suite_file.write_text(json.dumps(suite))
+        suite_file.write_text(literal(json.dumps(suite)))
         status, said, error = bench(["validate", os.fspath(suite_file)], dict(os.environ))
     if status != 0:
         # The files are temporary.

@@ -129,7 +129,7 @@ def run(
         served = _identifier(name, functions)
         functions[served] = function
         row = {"name": name, "kind": "python", "with": _row(name, served, function, batch, timeout)}
-        words += ["--set", f"tokenizers[]={_json(name, row)}"]
+        words += ["--set", f"tokenizers[]={literal(_json(name, row))}"]
     given = {"out": out and os.fspath(out), "store": store and os.fspath(store), "threads": threads}
     words += [f"--{option}={value}" for option, value in given.items() if value is not None]
     words += [f"--only={pattern}" for pattern in _listed(only)]
@@ -214,6 +214,11 @@ def evaluate(
 def without(file: str, message: str) -> str:
     """Leaves the place in a temporary file out of a message."""
     return re.sub(re.escape(file) + r"(:\d+)*: ", "", message)
+
+
+def literal(suite: str) -> str:
+    """Returns the text of a suite in which no name is a variable of the environment."""
+    return suite.replace("${", "${:-$}{")
 
 
 def _json(name: str, value: Any) -> str:

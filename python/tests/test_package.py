@@ -285,8 +285,9 @@ class Runs(InFolder):
             def encode(self, images):
                 return bright(images)
 
-        found = run("suite.yaml", {"猫 é, \"x\"": Model().encode}, train=False, out="out")
-        self.assertEqual(rows_of(found.results)[1]["tokenizer"], "猫 é, \"x\"")
+        name = "猫 é, \"x\" ${Y}"
+        found = run("suite.yaml", {name: Model().encode}, train=False, out="out")
+        self.assertEqual(rows_of(found.results)[1]["tokenizer"], name)
 
     def test_bench_ends_with_its_python(self):
         Path("long.py").write_text(

@@ -308,7 +308,8 @@ fn rivals(best: &Scored<'_>, others: &[Scored<'_>]) -> String {
 /// Names rows that the recipe may rank, not the tokenizer.
 fn of_other_recipes(records: &[Record]) -> Option<String> {
     let compared = records.iter().filter(|r| is_trained(r) && !r.is_random());
-    let names = Vec::from_iter(other_recipes(compared).into_iter().map(escaped));
+    let names = other_recipes(compared, |r| r.recipe_hash.clone());
+    let names = Vec::from_iter(names.into_iter().map(escaped));
     (!names.is_empty()).then(|| {
         format!(
             "These rows have another recipe than the others, so that the recipe may decide their rank: {}.",

@@ -88,7 +88,7 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
             .collect()
     });
     let trained = records.iter().filter(|r| is_trained(r) && !r.is_random());
-    let other_recipes = other_recipes(trained);
+    let other_recipes = other_recipes(trained, |r| r.recipe_hash.clone());
     let said = Said {
         data,
         floors,
@@ -213,16 +213,22 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
     remarks
 }
 
-/// Returns what is wrong with the seeds of a row. They share the pictures.
+/// Returns what is wrong with the seeds of a row, once for seeds of which the same is wrong. They share the pictures.
 pub(super) fn problems<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<String> {
-    let of = |r: &Record| match (&*r.status, &*r.error) {
-        ("ok", "") => None,
-        ("ok", error) => Some(error.to_owned()),
-        (status, error) => Some(format!("seed {}: {status} {error}", r.seed)),
+    let mut all: Vec<((&str, &str), Vec<String>)> = Vec::new();
+    for r in records.filter(|r| (&*r.status, &*r.error) != ("ok", "")) {
+        let (what, seed) = ((&*r.status, &*r.error), r.seed.to_string());
+        match all.iter_mut().find(|(other, _)| *other == what) {
+            Some((_, seeds)) => seeds.push(seed),
+            None => all.push((what, vec![seed])),
+        }
+    }
+    let said = |((status, error), seeds): ((&str, &str), Vec<String>)| match (status, &seeds[..]) {
+        ("ok", _) => error.to_owned(),
+        (status, [seed]) => format!("seed {seed}: {status} {error}"),
+        (status, seeds) => format!("seeds {}: {status} {error}", seeds.join(", ")),
     };
-    let mut all: Vec<String> = records.filter_map(of).collect();
-    all.dedup();
-    all
+    all.into_iter().map(said).collect()
 }
 
 /// The row without pretraining, by an evaluation.

@@ -472,3 +472,18 @@ fn rows_of_another_recipe_and_of_fewer_seeds_are_named() {
     records.retain(|r| r.tokenizer != "longer");
     assert_eq!(named(&records), (None, 0, 1));
 }
+
+/// The page said it once per seed.
+#[test]
+fn the_same_failure_of_several_seeds_is_said_once() {
+    let failed = |seed, error: &str| Record {
+        status: "failed".into(),
+        error: error.into(),
+        ..record("a", seed, 50.0)
+    };
+    let records = [failed(0, "x"), failed(1, "y"), failed(2, "x")];
+    assert_eq!(
+        ranking::problems(records.iter()),
+        ["seeds 0, 2: failed x", "seed 1: failed y"]
+    );
+}

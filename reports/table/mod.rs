@@ -144,6 +144,17 @@ impl Table {
         }
     }
 
+    /// Adds a column that only the CSV has.
+    pub fn add_hidden(&mut self, name: &str, cells: impl Iterator<Item = Cell>) {
+        self.columns.push(Header {
+            hidden: true,
+            ..Header::new("", name)
+        });
+        for (line, cell) in self.lines.iter_mut().zip(cells) {
+            line.cells.push(cell);
+        }
+    }
+
     /// Returns whether a cell is better than those of all other ranked rows of its setting by more than both errors together. Without an
     /// error, no number is.
     fn is_best(&self, line: &Line, column: usize) -> bool {

@@ -33,6 +33,8 @@ pub struct TableContext {
     pub comparisons: Vec<Comparison>,
     /// `metrics.csv` of the runs, for statements about chance levels.
     pub metrics: Vec<MetricRow>,
+    /// Rows whose pretraining has not lowered its loss.
+    pub risen: Vec<String>,
     /// Further footnotes.
     pub notes: Vec<String>,
 }

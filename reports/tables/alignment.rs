@@ -26,9 +26,7 @@ fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
         fields::below_null(&cx.metrics),
         fields::metric("PNMI", const { Record::column("pnmi") }),
         fields::metric("null PNMI", const { Record::column("pnmi_null") }),
-        fields::plain("codes", "codebook_size", |row| {
-            Cell::count(row.first().codebook_size)
-        }),
+        fields::plain("codes", "codebook_size", |row| Cell::count(row.codes())),
         fields::plain("used", "codebook_used", |row| row.used()),
     ];
     all.extend(fields::paper_tcas(ALIGNMENT.number));

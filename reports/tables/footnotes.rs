@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::about::TableContext;
+use super::remarks;
 use super::rows::{Row, base_of};
-use super::told::Settings;
-use crate::chance::{ENOUGH, Excess, SHOWN, few_patches};
-use crate::column::Column;
+use super::told::{Settings, by_frequency};
 use crate::columns::Record;
-use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained, over_fewer_seeds};
+use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
 use crate::paired::SIGNIFICANT;
 use crate::paper::{CLOSEST_T, closest_reading};
 
@@ -23,7 +22,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     }
     let mut notes = settings(rows);
     notes.extend(recipes(rows));
-    notes.extend(fewer_seeds(deltas, rows));
+    notes.extend(remarks::fewer_seeds(deltas).footnote(rows));
     if rows
         .iter()
         .flat_map(|r| &r.records)
@@ -32,28 +31,15 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
         notes.push(format!("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under {PERMUTATIONS} permutations of the images' labels. Compare codebooks of different sizes by the distance from the null."));
     }
     notes.extend(closest(rows));
-    notes.extend(at_chance(rows, cx));
-    let few = format!(
-        "Fewer than {ENOUGH} patches per code and class; compare the distance from the null, not TCAS or PNMI (patches)"
-    );
-    notes.extend(named(&few, rows, |r| {
-        few_patches(r).map(|each| format!(" ({each:.0})"))
-    }));
+    let on_metrics = remarks::at_chance(cx).into_iter().chain([remarks::few()]);
+    notes.extend(on_metrics.filter_map(|remark| remark.footnote(rows)));
     notes.extend(fits(rows));
     notes.extend(pooling(rows));
     notes.extend(precision(rows));
-    notes.extend(unconverged(rows));
+    notes.extend(remarks::unconverged().footnote(rows));
     notes.extend(deltas.then(|| against(rows, cx)).flatten());
-    notes.extend(named("Of checkpoints", rows, |r| {
-        let taken = r
-            .checkpoints()
-            .map(|(what, taken)| format!("{what} of {taken}"));
-        let taken = taken.collect::<Vec<_>>().join("; ");
-        (!taken.is_empty()).then(|| format!(" ({taken})"))
-    }));
-    notes.extend(named("Built with labels", rows, |r| {
-        r.saw_labels.then(String::new)
-    }));
+    let on_origin = [remarks::of_checkpoints(), remarks::labelled()];
+    notes.extend(on_origin.iter().filter_map(|remark| remark.footnote(rows)));
     let of_rows = |(name, _): &&(String, String)| rows.iter().any(|row| row.name == *name);
     let overrides = cx.overrides.iter().filter(of_rows);
     notes.extend(overrides.map(|(name, what)| format!("{name}: {what}.")));
@@ -102,65 +88,15 @@ fn precision(rows: &[Row<'_>]) -> Option<String> {
     Some(format!("Trained in {text}."))
 }
 
-/// Lists rows whose linear probe has not converged in some seed, with the remaining fall of the training loss over the seeds.
-fn unconverged(rows: &[Row<'_>]) -> Option<String> {
-    let settings = Settings::of(rows);
-    let of_row = |row: &Row<'_>| {
-        let mut all = row.records.iter().filter(|r| r.lp_converged == "no");
-        all.next()?;
-        let falls = row.records.iter().filter(|r| !r.lp_converged.is_empty());
-        let falls = falls.map(|r| r.lp_loss_fall.unwrap_or(f64::NAN));
-        let (low, high) = (falls.clone().reduce(f64::min)?, falls.reduce(f64::max)?);
-        let (low, high) = (format!("{low:.1}"), format!("{high:.1}"));
-        let range = match low == high {
-            true => high,
-            false => format!("{low} to {high}"),
-        };
-        Some(format!("{} ({range} %)", settings.label(row)))
-    };
-    let names: Vec<String> = rows.iter().filter_map(of_row).collect();
-    (!names.is_empty()).then(|| {
-        format!(
-            "The linear probe has not converged; one more step over all train images would lower its training loss by at least (over the seeds): {}. Other epochs or rates may rank these rows differently.",
-            names.join("; ")
-        )
-    })
-}
-
 /// Lists the recipe hashes. Rows with equal hashes and precision have the same training and evaluation.
 fn recipes(rows: &[Row<'_>]) -> Option<String> {
     let hash = |row: &Row<'_>| Some(row.first().recipe_hash.clone()).filter(|h| !h.is_empty());
     Some(format!("Recipe {}.", most_first(rows, hash)?))
 }
 
-/// Names rows whose means leave out seeds.
-fn fewer_seeds(deltas: bool, rows: &[Row<'_>]) -> Option<String> {
-    let settings = Settings::of(rows);
-    let of_row = |row: &Row<'_>| {
-        let fewer = over_fewer_seeds(&row.records)?;
-        Some(format!("{} ({fewer})", settings.label(row)))
-    };
-    let names: Vec<String> = rows.iter().filter_map(of_row).collect();
-    let both = match deltas {
-        true => ", deltas over the seeds that both rows have",
-        false => "",
-    };
-    (!names.is_empty()).then(|| format!("Means over fewer seeds{both}: {}.", names.join("; ")))
-}
-
 /// Returns what `of` says of most rows, and after it what it says of others, with their names: `a; b: row, row`.
 fn most_first(rows: &[Row<'_>], of: impl Fn(&Row<'_>) -> Option<String>) -> Option<String> {
-    let settings = Settings::of(rows);
-    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
-    for row in rows {
-        let Some(said) = of(row) else { continue };
-        let name = settings.label(row);
-        match groups.iter_mut().find(|(s, _)| *s == said) {
-            Some((_, names)) => names.push(name),
-            None => groups.push((said, vec![name])),
-        }
-    }
-    groups.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
+    let groups = by_frequency(rows, of);
     let (most, others) = groups.split_first()?;
     let others = others.iter();
     let others: String = others
@@ -251,24 +187,6 @@ fn setting(record: &Record, dataset: &str, seeds: usize) -> String {
     )
 }
 
-/// Lists rows with a metric that is not shown to be better than its null.
-fn at_chance(rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
-    let metrics = [
-        ("TCAS", "below", const { Record::column("tcas") }),
-        ("PNMI", "above", const { Record::column("pnmi") }),
-    ];
-    let of = |(title, side, column): (&str, &str, Column)| {
-        let what = format!(
-            "{title} is not {side} its null by more than {SHOWN} standard errors, so that it may be chance (distance ± error)"
-        );
-        named(&what, rows, |r| {
-            let excess = Excess::of(r, &cx.metrics, &column)?;
-            (!excess.is_shown()).then(|| format!(" ({})", excess.text()))
-        })
-    };
-    metrics.into_iter().filter_map(of).collect()
-}
-
 /// Says what the errors of metrics of fitted codebooks cover.
 fn fits(rows: &[Row<'_>]) -> Vec<String> {
     let fitted = |r: &&Row<'_>| r.first().tcas.is_some() && r.first().fits() > 0;
@@ -297,14 +215,4 @@ fn fits(rows: &[Row<'_>]) -> Vec<String> {
         }
     };
     groups.into_iter().map(note).collect()
-}
-
-/// Returns `what: row; row.` with the rows for which `of` returns a remark.
-fn named(what: &str, rows: &[Row<'_>], of: impl Fn(&Record) -> Option<String>) -> Option<String> {
-    let settings = Settings::of(rows);
-    let names: Vec<String> = rows
-        .iter()
-        .filter_map(|row| Some(format!("{}{}", settings.label(row), of(row.first())?)))
-        .collect();
-    (!names.is_empty()).then(|| format!("{what}: {}.", names.join("; ")))
 }

@@ -6,6 +6,7 @@ mod epochs;
 mod fields;
 mod footnotes;
 mod kmeans;
+mod remarks;
 mod rows;
 mod settings;
 mod sizes;
@@ -20,6 +21,7 @@ use crate::columns::{MetricRow, Record};
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
+use crate::table::Cell;
 use crate::text::markdown_sentence;
 pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
@@ -61,7 +63,9 @@ pub fn render(number: u32, records: &[Record], cx: &TableContext) -> Result<Rend
         .find(|t| t.number == number)
         .ok_or(Error::NoTable(number))?;
     let rows = (about.select)(grouped(records));
-    let table = (about.build)(&rows, cx);
+    let mut table = (about.build)(&rows, cx);
+    let remarks = remarks::notes(about.deltas, &rows, cx);
+    table.add_hidden("note", remarks.into_iter().map(Cell::text));
     let mut notes = footnotes(about.deltas, &rows, cx);
     notes.extend(table.note());
     let title = about.title;

@@ -1,5 +1,7 @@
 //! The records of one tokenizer over its seeds.
 
+use serde_json::Value;
+
 use crate::chance::{Excess, TCAS};
 use crate::columns::{MetricRow, Record};
 use crate::evaluations::Evaluation;
@@ -94,6 +96,12 @@ fn setting(record: &Record) -> String {
         ..
     } = record;
     format!("{dataset} {images} ViT-{backbone} {image_size} {patch_size} {suite}")
+}
+
+/// Returns a whole number among the fields of the row's tokenizer.
+fn stated(record: &Record, field: &str) -> Option<usize> {
+    let fields: Value = serde_json::from_str(&record.fields).ok()?;
+    fields[field].as_u64()?.try_into().ok()
 }
 
 /// Returns the first digits of the images' fingerprint.
@@ -191,6 +199,23 @@ impl<'a> Row<'a> {
             },
             None => self.metric(|r| Some(r.tcas_null? - r.tcas?)),
         }
+    }
+
+    /// Returns the size of the codebook; of a row without results, what the suite says.
+    pub fn codes(&self) -> Option<usize> {
+        let first = self.first();
+        let field = match first.kind.as_str() {
+            "kmeans" => "k",
+            _ => "codebook_size",
+        };
+        first.codebook_size.or_else(|| stated(first, field))
+    }
+
+    /// Returns the passes of K-means, likewise.
+    pub fn passes(&self) -> Option<usize> {
+        let first = self.first();
+        let stated = || stated(first, "epochs").filter(|_| first.kind == "kmeans");
+        first.kmeans_epochs.or_else(stated)
     }
 
     /// Returns the number of used codes.

@@ -19,24 +19,21 @@ pub const SIZES: TableAbout = TableAbout {
 /// Returns whether groups have too many joint codes for a size.
 fn too_many(row: &Row<'_>) -> bool {
     let first = row.first();
-    first.codebook_size.is_none() && !first.code_groups.is_empty()
+    row.codes().is_none() && !first.code_groups.is_empty()
 }
 
 fn select(mut rows: Vec<Row<'_>>) -> Vec<Row<'_>> {
-    rows.retain(|row| {
-        let first = row.first();
-        first.codebook_size.is_some() || first.kind == "none" || too_many(row)
-    });
-    rows.sort_by_key(|row| (too_many(row), row.first().codebook_size));
+    rows.retain(|row| row.codes().is_some() || row.first().kind == "none" || too_many(row));
+    rows.sort_by_key(|row| (too_many(row), row.codes()));
     rows
 }
 
 fn build(rows: &[Row<'_>], cx: &TableContext) -> Table {
     let mut all = vec![
         fields::name("Tokenizer", "tokenizer"),
-        fields::plain("K", "k", |row| Cell::count(row.first().codebook_size)),
+        fields::plain("K", "k", |row| Cell::count(row.codes())),
         fields::plain("k-means epochs", "kmeans_epochs", |row| {
-            Cell::count(row.first().kmeans_epochs)
+            Cell::count(row.passes())
         }),
         fields::metric("TCAS", const { Record::column("tcas") }),
         fields::below_null(&cx.metrics),

@@ -55,7 +55,7 @@ fn table_1_has_differences_from_the_identity_row() {
         "| K-means Pixel, K=50     | **52.0 ± 2.8** | +11.0 | **72.0 ± 2.8** | +11.0 |",
     ];
     assert_eq!(lines[2..7], expected);
-    let header = "tokenizer,lp_acc,lp_acc_sd,lp_delta,ft_acc,ft_acc_sd,ft_delta,knn_acc,paper_lp_acc,paper_ft_acc,status,lp_p,ft_p,setting";
+    let header = "tokenizer,lp_acc,lp_acc_sd,lp_delta,ft_acc,ft_acc_sd,ft_delta,knn_acc,paper_lp_acc,paper_ft_acc,status,lp_p,ft_p,setting,note";
     let csv: Vec<&str> = rendered.csv.lines().collect();
     // A new evaluation adds columns between these.
     let known: Vec<&str> = header.split(',').collect();
@@ -388,12 +388,13 @@ fn settings_stand_apart_in_table_3_and_sweeps_are_sorted_in_4_to_6() {
         ..kmeans("K-means Pixel, K=50", 50, 100, 60.0)
     };
     all.push(longer);
-    let first = |number: u32, column: usize| -> Vec<String> {
-        let csv = render(number, &all, &TableContext::default()).unwrap().csv;
+    let columns = |number: u32, column: usize, all: &[Record]| -> Vec<String> {
+        let csv = render(number, all, &TableContext::default()).unwrap().csv;
         let mut reader = csv::Reader::from_reader(csv.as_bytes());
         let rows = reader.records();
         rows.map(|row| row.unwrap()[column].to_owned()).collect()
     };
+    let first = |number: u32, column: usize| columns(number, column, &all);
     assert_eq!(first(3, 1), ["ViT-nano", "ViT-nano", "ViT-nano", "ViT-B"]);
     assert_eq!(first(4, 0), ["50", "50", "200"]);
     assert_eq!(first(5, 0), ["10", "100", "100"]);
@@ -406,6 +407,19 @@ fn settings_stand_apart_in_table_3_and_sweeps_are_sorted_in_4_to_6() {
     );
     // One seed has no error.
     assert!(!three.markdown.contains("**"));
+    // A row that has failed is where the suite has it.
+    let failed = Record {
+        codebook_size: None,
+        kmeans_epochs: None,
+        fields: r#"{"epochs":20,"k":100}"#.into(),
+        status: "failed".into(),
+        ..kmeans("K-means Pixel, K=100", 0, 0, 50.0)
+    };
+    all.push(failed);
+    let first = |number: u32, column: usize| columns(number, column, &all);
+    assert_eq!(first(4, 0), ["50", "50", "100", "200"]);
+    assert_eq!(first(5, 0), ["10", "20", "100", "100"]);
+    assert_eq!(first(7, 1), ["50", "50", "100", "200"]);
 }
 
 /// Two projects whose folders are both called `images`, with rows of the same names.

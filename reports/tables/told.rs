@@ -112,3 +112,22 @@ fn differ<'r, T: PartialEq>(rows: &[Row<'r>], of: impl Fn(&'r Record) -> T) -> b
     rows.windows(2)
         .any(|two| of(two[0].first()) != of(two[1].first()))
 }
+
+/// Returns what `of` says of the rows, with their names, the most frequent first.
+pub fn by_frequency(
+    rows: &[Row<'_>],
+    of: impl Fn(&Row<'_>) -> Option<String>,
+) -> Vec<(String, Vec<String>)> {
+    let settings = Settings::of(rows);
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for row in rows {
+        let Some(said) = of(row) else { continue };
+        let name = settings.label(row);
+        match groups.iter_mut().find(|(s, _)| *s == said) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((said, vec![name])),
+        }
+    }
+    groups.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
+    groups
+}

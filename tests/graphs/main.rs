@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod rewrites;
+mod twice;
 
 use common::onnx::{
     CODES, FLOAT, INT64, Model, argmax, codes, encoder, int, ints, message, number, scores, text,

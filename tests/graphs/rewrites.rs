@@ -54,10 +54,12 @@ fn turned(is_computed: bool) -> Vec<u8> {
     let model = model.node("Identity", &["l"], &["left"], &[]);
     let model = match is_computed {
         false => model.weights("powers", &[3], &[1.0, 2.0, 4.0]),
-        true => model
-            .weights("matrix", &[3, 1], &[1.0, 2.0, 4.0])
-            .integers("three", &[3])
-            .node("Reshape", &["matrix", "three"], &["powers"], &[]),
+        true => model.weights("matrix", &[3, 1], &[1.0, 2.0, 4.0]).node(
+            "Reshape",
+            &["matrix", "three"],
+            &["powers"],
+            &[],
+        ),
     };
     let model = model.node("MatMul", &["left", "powers"], &["sum"], &[]);
     let model = model.node("Reshape", &["sum", "grid"], &["s4"], &[]);

@@ -92,6 +92,11 @@ impl Checked {
             );
             format!("is not an ONNX graph: {found}")
         })?;
+        if let Some(what) = onnx.repeated() {
+            return Err(format!(
+                "defines {what} twice, and engines take different definitions; export it again with unique names"
+            ));
+        }
         versions(&onnx)?;
         let external = external(&onnx)?;
         let input = input(&onnx)?;

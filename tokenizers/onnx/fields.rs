@@ -277,7 +277,8 @@ impl Read {
                     path.display()
                 ))
             })?;
-            if (bytes.len() as u64) < *least {
+            // The graph need not say how long the file is.
+            if (bytes.len() as u64) < *least || foreign::is_pointer(&bytes) {
                 let found = foreign::told_of_numbers(&bytes).map_or_else(
                     || format!("has {} bytes, expected {least} or more; fetch or export both again", bytes.len()),
                     str::to_owned,
@@ -287,7 +288,17 @@ impl Read {
             }
             Ok((location.clone(), bytes))
         });
-        files.collect()
+        let files: Vec<_> = files.collect::<Result<_>>()?;
+        // A bias of zeros may have a file of its own.
+        let mut bytes = files.iter().flat_map(|(_, bytes)| bytes);
+        if !files.is_empty() && bytes.all(|byte| *byte == 0) {
+            let message = format!(
+                "reads weights from {:?}, which holds only zero bytes, its content is lost; write or copy it again",
+                files[0].0
+            );
+            return Err(self.refused(message));
+        }
+        Ok(files)
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::protobuf::{Value, fields};
 
+mod names;
 mod tensor;
 
 pub use tensor::{External, Tensor};

@@ -196,10 +196,10 @@ impl Model {
 
     /// Runs an image of noise. If a batch may have several images, the image runs in whole batches
     /// at the first, the middle and the last place, each with two different sets of neighbours, because its targets may depend neither
-    /// on them nor on the place.
+    /// on them nor on the place. If a call may have fewer images, it runs in one with fewer, too.
     ///
     /// # Errors
-    /// [`Error::Engine`] if the graph does not run or the output depends on the neighbours or the place.
+    /// [`Error::Engine`] if the graph does not run or the output depends on the neighbours, the place or the number of images.
     pub fn probe(&self, side: usize) -> Result<Probed> {
         let batch = self.fixed.unwrap_or(self.calls.batch);
         let (middle, last) = (batch / 2, batch - 1);
@@ -225,6 +225,14 @@ impl Model {
             return Err(self.failed(
                 "an image's output depends on its place in the batch; export the graph without constants of the size of its batch, \
                  or with a batch of 1",
+            ));
+        }
+        // The last call of a split.
+        let varies = self.fixed.is_none() && !self.pads;
+        if varies && !same(&self.probed(side, last, 0.1, &[0])?[0], &all[0]) {
+            return Err(self.failed(
+                "an image's output depends on the number of images in a call; export the graph without the size of its batch in its \
+                 values, or write `batch: 1`",
             ));
         }
         Ok(probed)

@@ -11,6 +11,7 @@ fn older_folders_have_the_fit_seed_of_their_suite() {
     let record = |tokenizer: &str, fit_seconds| Record {
         tokenizer: tokenizer.into(),
         fit_seconds,
+        status: "ok".into(),
         ..Record::default()
     };
     let records = [record("K", Some(1.0)), record("VQ", None)];
@@ -35,6 +36,7 @@ fn folder() -> tempfile::TempDir {
         tokenizer: tokenizer.into(),
         tcas: Some(0.5),
         knn_top1: Some(75.0),
+        n_val: 4,
         status: "ok".into(),
         ..Record::default()
     };
@@ -160,7 +162,6 @@ fn predictions_and_labels_that_disagree_with_the_accuracy_are_refused() {
         (predictions, &[0, 1, 0]),
         (predictions, &[0, 1, 0, 0, 0]),
         (LABELS, &[1, 0, 1, 1]),
-        (LABELS, &[0, 1, 0]),
         (LABELS, &[]),
     ] {
         let dir = folder();
@@ -218,6 +219,30 @@ fn rows_that_are_there_twice_and_numbers_that_no_run_measures_are_refused() {
     }
     let other = second.replace("0.5", "inf");
     refused(text.replace(second, &other), "tcas inf of VQ, seed 0");
+    let refused = |change: &dyn Fn(&mut Record), part: &str| {
+        let mut records: Vec<Record> = from_csv(&text, "").unwrap();
+        change(&mut records[1]);
+        fs::write(&path, to_csv(&records).unwrap()).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(RESULTS) && error.contains(part), "{error}");
+    };
+    refused(&|r| r.status = "done".into(), "status \"done\" of VQ");
+    refused(&|r| r.n_val = 5, "n_val 5 of VQ, seed 0, expected 4 as in");
+    // A spreadsheet takes digits with an e for a number.
+    refused(
+        &|r| r.recipe_hash = "3.78028e+15".into(),
+        "recipe_hash \"3.78028e+15\"",
+    );
+    let unconverged = |r: &mut Record| {
+        r.lp_loss_fall = Some(4.6);
+        r.lp_converged = "yes".into();
+    };
+    refused(&unconverged, "lp_converged \"yes\" of VQ");
+    let best = |r: &mut Record| (r.lp_top1, r.lp_top5) = (Some(97.5), Some(10.0));
+    refused(
+        &best,
+        "lp_top5 10 of VQ, seed 0, expected at least the 97.5",
+    );
 }
 
 #[test]
@@ -229,7 +254,12 @@ fn metrics_that_disagree_with_the_results_are_refused() {
     for (numbers, part) in [
         (",0.6,,", "tcas 0.6 of K, seed 0, expected 0.5 as in"),
         (",,,", "tcas NaN of K, seed 0, expected 0.5 as in"),
-        (",0.5,NaN,", "tcas with NaN as an error of K, seed 0"),
+        (",0.5,NaN,", "se NaN of K, seed 0, expected at least 0"),
+        (",0.5,-0.1,", "se -0.1 of K, seed 0, expected at least 0"),
+        (
+            ",0.5,,-0.2",
+            "tcas null_mean -0.2 of K, seed 0, expected 0 to 1",
+        ),
     ] {
         fs::write(&path, text.replacen(",0.5,,", numbers, 1)).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();

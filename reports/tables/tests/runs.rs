@@ -132,3 +132,37 @@ fn a_footnote_names_rows_whose_means_leave_out_seeds() {
     let markdown = render(1, &all, &TableContext::default()).unwrap().markdown;
     assert!(markdown.contains(&note), "{markdown}");
 }
+
+/// A reader of the CSV alone took means over fewer seeds, or of another recipe, for comparable ones.
+#[test]
+fn the_csv_says_of_a_row_what_footnotes_say() {
+    let mut all = records();
+    all.iter_mut().for_each(|r| r.recipe_hash = "ab".into());
+    all[0].recipe_hash = "cd".into();
+    all[2].lp_top1 = None;
+    for record in &mut all[3..] {
+        record.saw_labels = true;
+        record.fit_seeds = "0".into();
+        record.status = "failed".into();
+        record.error = "loss is NaN".into();
+    }
+    let cx = TableContext {
+        overrides: vec![("No pretraining".into(), "pretrain.epochs = 4".into())],
+        risen: vec!["No pretraining".into()],
+        ..TableContext::default()
+    };
+    let rendered = render(3, &all, &cx).unwrap();
+    assert!(!rendered.markdown.contains("| note"));
+    let mut reader = csv::Reader::from_reader(rendered.csv.as_bytes());
+    let notes = reader
+        .records()
+        .map(|row| row.unwrap().iter().last().unwrap().to_owned());
+    assert_eq!(
+        Vec::from_iter(notes),
+        [
+            "Another recipe than most rows (cd); Pretraining has not lowered its loss; pretrain.epochs = 4",
+            "Means over fewer seeds (LP over 1 of 2 seeds)",
+            "Codebook fitted once; Built with labels; loss is NaN",
+        ]
+    );
+}
