@@ -34,6 +34,9 @@ pub struct Imported {
     pub prefix: String,
     /// Whether a linear classifier is in the file (`head.weight`, `fc.weight`, `classifier.weight`), so its training has used labels.
     pub has_classifier: bool,
+    /// Matrices of the encoder's width that were left out, as classifiers and projection heads are: names and shapes of the first; empty if
+    /// there is none.
+    pub left_out: String,
 }
 
 /// Ends of the names of a linear classifier's weights: timm, DeiT, and fine-tuning by MAE and this program; MoCo's and torchvision's
@@ -101,8 +104,30 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
         params,
         resampled_from,
         has_classifier: shows_classifier(&file, &prefix),
+        left_out: heads(&file, &prefix, vit.preset.width),
         prefix,
     })
+}
+
+/// Returns [`Imported::left_out`]. Decoders of masked modeling and other encoders do not count.
+fn heads(file: &Weights, prefix: &str, width: usize) -> String {
+    const SHOWN: usize = 2;
+    let names = file.names();
+    let encoders = prefixes(&names);
+    let is_head = |name: &&String| {
+        let shape = file.shape(name).unwrap_or_default();
+        let of_other = |other: &&str| !prefix.starts_with(other) && name.starts_with(*other);
+        reads(&shape, width)
+            && name.strip_prefix(prefix).is_none_or(is_beside)
+            && !encoders.iter().any(of_other)
+            && !name.split('.').any(|part| part.starts_with("decoder"))
+    };
+    let heads: Vec<&String> = names.iter().filter(is_head).collect();
+    let shown = heads.iter().take(SHOWN);
+    let shown = shown.map(|name| format!("`{name}` {:?}", file.shape(name).unwrap_or_default()));
+    let more = heads.len().saturating_sub(SHOWN);
+    let more = (more > 0).then(|| format!("{more} more"));
+    shown.chain(more).collect::<Vec<_>>().join(", ")
 }
 
 /// Changes the patch embedding of an encoder that was trained on `factor[c] * x + offset[c]` for channel `c` so that it takes `x`. Its
@@ -159,6 +184,11 @@ fn check_heads(prefix: &str, vit: &VitConfig) -> std::result::Result<(), String>
     }
 }
 
+/// Returns whether a tensor is a linear layer, or a convolution of one pixel, that reads `width` numbers.
+fn reads(shape: &[usize], width: usize) -> bool {
+    matches!(shape, [_, from, rest @ ..] if *from == width && rest.iter().all(|side| *side == 1))
+}
+
 fn shows_classifier(file: &Weights, prefix: &str) -> bool {
     let width = file.shape(&format!("{prefix}cls_token"));
     let width = width.and_then(|shape| shape.last().copied());
@@ -171,19 +201,23 @@ fn shows_classifier(file: &Weights, prefix: &str) -> bool {
     };
     let classifies = |name: &String| {
         let shape = file.shape(name).unwrap_or_default();
-        is_named(name) && matches!(shape[..], [_, from] if Some(from) == width)
+        is_named(name) && width.is_some_and(|width| reads(&shape, width))
     };
     file.names().iter().any(classifies)
 }
 
-/// Says what of the checkpoint `file` was taken: "c.pth, prefix `module.`, positions resampled from 14x14".
-pub fn taken(file: &str, prefix: &str, resampled_from: Option<usize>) -> String {
+/// Says what of the checkpoint `file` was taken: "c.pth, prefix `module.`, positions resampled from 14x14, without `head.weight` [10, 192]".
+pub fn taken(file: &str, prefix: &str, resampled_from: Option<usize>, left_out: &str) -> String {
     let prefix = match prefix {
         "" => "no prefix".to_owned(),
         prefix => format!("prefix `{prefix}`"),
     };
     let positions = resampled_from.map(|side| format!(", positions resampled from {side}x{side}"));
-    format!("{file}, {prefix}{}", positions.unwrap_or_default())
+    let without = match left_out {
+        "" => String::new(),
+        heads => format!(", without {heads}"),
+    };
+    format!("{file}, {prefix}{}{without}", positions.unwrap_or_default())
 }
 
 /// Returns the preset in the metadata of a checkpoint of this program ([`VitConfig::metadata`]); `None` for any other checkpoint.

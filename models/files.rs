@@ -145,6 +145,27 @@ pub fn open(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
+/// As [`open`], for a file that need not exist; `None` if there is nothing at the path. A link to nothing is an error: its file is elsewhere.
+///
+/// # Errors
+/// Those of [`open`], and [`io::ErrorKind::InvalidInput`] for a link to nothing.
+pub fn open_optional(path: &Path) -> io::Result<Option<File>> {
+    match open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if says_absent(&error) => match fs::read_link(path) {
+            Ok(to) => {
+                let message = format!(
+                    "found a link to {}, which does not exist; bring that file, or remove the link",
+                    to.display()
+                );
+                Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+            }
+            Err(_) => Ok(None),
+        },
+        Err(error) => Err(error),
+    }
+}
+
 /// Reads a whole file that a user names.
 ///
 /// # Errors
@@ -239,6 +260,22 @@ fn damaged() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_to_nothing_is_not_taken_for_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ids.labels.npy");
+        assert!(open_optional(&path).unwrap().is_none());
+        std::os::unix::fs::symlink("/nowhere/else", &path).unwrap();
+        let error = open_optional(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("a link to /nowhere/else, which does not exist"),
+            "{error}"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "x").unwrap();
+        assert!(open_optional(&path).unwrap().is_some());
+    }
 
     #[test]
     fn a_temporary_name_is_unique_and_names_its_owner() {

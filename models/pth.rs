@@ -5,6 +5,7 @@
 
 mod pickle;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -65,6 +66,12 @@ pub(crate) struct Contents {
     pub objects: Vec<String>,
 }
 
+impl Contents {
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name) || self.unread.contains_key(name)
+    }
+}
+
 /// A tensor as a view of a storage.
 pub(crate) struct Strided {
     /// Lengths of its axes.
@@ -88,7 +95,21 @@ impl Pth {
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(text)?;
         let name = {
             let names = || archive.file_names().filter_map(std::result::Result::ok);
-            let name = names().find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
+            let is_pickle = |name: &str| name == "data.pkl" || name.ends_with("/data.pkl");
+            // A file that its owner has added lies deeper.
+            let depth = |name: &str| name.matches('/').count();
+            let name = names()
+                .filter(|name| is_pickle(name))
+                .min_by_key(|name| depth(name));
+            let beside = |of: &str| {
+                let mut all = names().filter(|name| is_pickle(name) && depth(name) == depth(of));
+                all.find(|name| name != of).map(|other| other.into_owned())
+            };
+            if let Some((name, other)) = name.as_deref().and_then(|n| Some((n, beside(n)?))) {
+                return Err(format!(
+                    "holds `{name:.60}` and `{other:.60}`, expected one"
+                ));
+            }
             let absent = || {
                 let first = names().next().unwrap_or_default();
                 format!("a ZIP archive without data.pkl, its first file is `{first:.60}`")
@@ -178,10 +199,10 @@ fn text(error: impl std::fmt::Display) -> String {
 struct Nodes(Vec<Node>);
 
 impl Nodes {
-    /// What all dictionaries hold that can be reached from `root` by text keys; each dictionary counts once.
+    /// What all dictionaries hold that can be reached from `root` by keys; each dictionary counts once.
     ///
     /// # Errors
-    /// A name of more than [`NAME`] bytes, or more than [`TENSORS`] tensors and dictionaries.
+    /// Two tensors of one name, a name of more than [`NAME`] bytes, or more than [`TENSORS`] tensors and dictionaries.
     fn contents(&self, root: Id) -> Result<Contents> {
         let mut found = Contents::default();
         found.objects.extend(self.object(root));
@@ -191,9 +212,11 @@ impl Nodes {
             let Node::Dict(items) = &self.0[at] else {
                 continue;
             };
-            for (key, value) in items {
-                let Node::Text(key) = &self.0[*key] else {
-                    continue;
+            for (at, (key, value)) in items.iter().enumerate() {
+                let key = match &self.0[*key] {
+                    Node::Text(key) => Cow::from(key),
+                    Node::Int(key) => key.to_string().into(),
+                    _ => format!("(key {at})").into(),
                 };
                 let tensor = self.tensor(*value);
                 let is_dict = matches!(self.0[*value], Node::Dict(_));
@@ -206,6 +229,9 @@ impl Nodes {
                     ));
                 }
                 let name = || format!("{prefix}{key}");
+                if tensor.is_some() && found.has(&name()) {
+                    return Err(format!("its pickle has two tensors `{}`", name()));
+                }
                 match tensor {
                     Some(Ok(tensor)) => drop(found.tensors.insert(name(), tensor)),
                     Some(Err(why)) => drop(found.unread.insert(name(), why)),

@@ -15,9 +15,21 @@ const DEPTH: usize = 3;
 /// Opens the file that `reader` reads from its beginning.
 ///
 /// # Errors
-/// Those of [`header`].
+/// Those of [`header`], and if bytes follow the array, as those of a second one.
 pub fn open<R: Read + Seek>(mut reader: R) -> io::Result<NpyFile<R>> {
-    Ok(NpyFile::with_header(header(&mut reader)?, reader))
+    let header = header(&mut reader)?;
+    let start = reader.stream_position()?;
+    let found = reader.seek(SeekFrom::End(0))? - start;
+    reader.seek(SeekFrom::Start(start))?;
+    let elements: u64 = header.shape().iter().product();
+    let size = header.dtype().num_bytes().map(|size| size as u64);
+    let expected = size.and_then(|size| elements.checked_mul(size));
+    if let Some(expected) = expected.filter(|expected| found > *expected) {
+        return Err(bad(format!(
+            "has {found} bytes of numbers, expected {expected} by its shape; write each array to a file of its own"
+        )));
+    }
+    Ok(NpyFile::with_header(header, reader))
 }
 
 /// Reads the header at the beginning of a file, and leaves `reader` at the first number.
@@ -108,6 +120,11 @@ pub fn integers(npy: NpyFile<impl Read>) -> Result<Vec<u32>, String> {
             Err(format!("has type {}, expected integers; write it with `.astype(numpy.int32)`", npy.dtype().descr()))
         }};
     }
+    // npyz reads times and durations as integers.
+    if npy.dtype().descr().contains(['m', 'M']) {
+        let found = npy.dtype().descr();
+        return Err(format!("has type {found}, expected integers"));
+    }
     attempt!(npy, u32, i64, i32, u16, u8, u64, i16, i8)
 }
 
@@ -176,5 +193,24 @@ mod tests {
             let error = open(Cursor::new(bytes)).err().unwrap().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    /// The second array of a file was dropped, and durations were read as ids.
+    #[test]
+    fn bytes_after_an_array_and_durations_are_refused() {
+        let with = |descr: &str, bytes: usize| {
+            let header = with_shape("(2, 3)").replace("<u4", descr);
+            let npy = open(Cursor::new([file(&header, 1), vec![0; bytes]].concat()));
+            npy.map_err(|e| e.to_string()).and_then(integers)
+        };
+        assert_eq!(with("<u4", 24).unwrap(), [0; 6]);
+        let error = with("<u4", 25).unwrap_err();
+        assert!(
+            error.contains("has 25 bytes of numbers, expected 24"),
+            "{error}"
+        );
+        assert!(with("<u4", 23).unwrap_err().contains("truncated"));
+        let error = with("<m8[ns]", 48).unwrap_err();
+        assert!(error.contains("expected integers"), "{error}");
     }
 }

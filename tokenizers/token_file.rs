@@ -1,6 +1,6 @@
 //! `token-file`: ids from another program, one row per image in scan order.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -173,14 +173,9 @@ fn read(
     }
     let values = numpy::integers(npy).map_err(refuse)?;
     let beside = names_beside(&path);
-    let names = match files::read(&beside) {
-        Ok(bytes) => Some(String::from_utf8(bytes).map_err(|e| e.to_string())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => Some(Err(error.to_string())),
-    };
-    let names = names.transpose().map_err(|message| Error::File {
+    let names = names(&beside).map_err(|error| Error::File {
         path: beside,
-        message,
+        message: error.to_string(),
     })?;
     Ok(Ids {
         images: shape[0],
@@ -198,14 +193,22 @@ fn names_beside(path: &Path) -> PathBuf {
     path.with_extension("files.txt")
 }
 
+/// Returns the text of a file of names, without a byte order mark; `None` if there is no file.
+fn names(path: &Path) -> io::Result<Option<String>> {
+    let Some(mut file) = files::open_optional(path)? else {
+        return Ok(None);
+    };
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(Some(text.trim_start_matches('\u{feff}').to_owned()))
+}
+
 /// Compares `ids.labels.npy` with the labels of the images, if it lies beside `ids.npy`. `bench tokenize` writes it.
 fn check_labels(ids: &Ids, label: impl Fn(usize) -> u32) -> Result<(), String> {
     let path = ids.path.with_extension("labels.npy");
     let refuse = |message: String| format!("{}: {message}; {REMEDY}", path.display());
-    let file = match files::open(&path) {
-        Ok(file) => file,
-        Err(error) if files::says_absent(&error) => return Ok(()),
-        Err(error) => return Err(refuse(error.to_string())),
+    let Some(file) = files::open_optional(&path).map_err(|e| refuse(e.to_string()))? else {
+        return Ok(());
     };
     let npy = numpy::open(BufReader::new(file)).map_err(|e| refuse(e.to_string()))?;
     let labels = numpy::integers(npy).map_err(&refuse)?;

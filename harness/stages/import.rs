@@ -16,6 +16,7 @@ use crate::store::{Entry, Workspace};
 const VERSION: u32 = 1;
 /// Fields of the result.
 const PREFIX: &str = "prefix";
+const LEFT_OUT: &str = "left_out";
 const RESAMPLED: &str = "positions_resampled_from";
 
 /// The imported encoder of a row and a seed; all seeds share the entry.
@@ -73,7 +74,9 @@ impl Stage for Import<'_> {
         }
         let metadata = vit.metadata("none");
         imported.params.save(&work.out.join(ENCODER), metadata)?;
-        Ok(json!({RESAMPLED: imported.resampled_from, PREFIX: imported.prefix}))
+        Ok(
+            json!({RESAMPLED: imported.resampled_from, PREFIX: imported.prefix, LEFT_OUT: imported.left_out}),
+        )
     }
 
     fn product<'a>(&self, on: &Inputs<'a>, entry: &Entry) -> Produced<'a> {
@@ -98,8 +101,11 @@ impl Stage for Import<'_> {
         let prefix = about.and_then(|about| about[PREFIX].as_str());
         let from = about.and_then(|about| about[RESAMPLED].as_u64());
         let name = self.recipe.file_name().unwrap_or_default();
-        let taken =
-            |prefix| checkpoint::taken(&name.to_string_lossy(), prefix, from.map(|n| n as usize));
+        let left_out = about.and_then(|about| about[LEFT_OUT].as_str());
+        let taken = |prefix| {
+            let (name, from) = (name.to_string_lossy(), from.map(|n| n as usize));
+            checkpoint::taken(&name, prefix, from, left_out.unwrap_or_default())
+        };
         record.encoder_checkpoint = prefix.map(taken).unwrap_or_default();
         record.saw_labels |= self.row.encoder_saw_labels();
         Ok(())

@@ -425,3 +425,42 @@ fn a_vit_of_another_kind_is_refused_with_its_own_remedy() {
     let path = changed(dir.path(), |t| set(t, "blocks.0.steps", Dtype::I64, &[1]));
     import(&path, &small(8), None).unwrap();
 }
+
+/// Heads of unusual names were left out without a word; whether they have learned from labels cannot be told.
+#[test]
+fn what_stands_beside_an_encoder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let left_out = |heads: &'static [(&'static str, &'static [usize])]| {
+        let path = changed(dir.path(), |tensors| {
+            for (name, shape) in heads {
+                let bytes = vec![0; 4 * shape.iter().product::<usize>()];
+                tensors.insert((*name).into(), (Dtype::F32, shape.to_vec(), bytes));
+            }
+        });
+        let imported = import(&path, &small(8), None).unwrap();
+        taken("f", &imported.prefix, None, &imported.left_out)
+    };
+    assert_eq!(
+        left_out(&[("head.3.weight", &[10, 16])]),
+        "f, no prefix, without `head.3.weight` [10, 16]"
+    );
+    assert_eq!(
+        left_out(&[("head.weight", &[10, 16, 1, 1])]),
+        "f, no prefix, without `head.weight` [10, 16, 1, 1]"
+    );
+    let decoder: &[(&str, &[usize])] = &[
+        ("decoder_embed.weight", &[8, 16]),
+        ("head.weight", &[10, 4]),
+    ];
+    assert_eq!(left_out(decoder), "f, no prefix");
+    let many: &[(&str, &[usize])] = &[
+        ("head.0.weight", &[4, 16]),
+        ("head.2.weight", &[5, 16]),
+        ("head.4.weight", &[6, 16]),
+    ];
+    assert!(
+        left_out(many).ends_with("[5, 16], 1 more"),
+        "{}",
+        left_out(many)
+    );
+}

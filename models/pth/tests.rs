@@ -252,3 +252,58 @@ fn objects_lists_and_tuples_are_named() {
     }
     assert!(contents(&under(b"}")).objects.is_empty());
 }
+
+/// One of the two won unseen.
+#[test]
+fn two_tensors_of_one_name_are_refused_and_keys_of_numbers_are_read() {
+    let tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NNtQK\x00))tR";
+    let text = |key: &[u8]| [b"X", &(key.len() as u32).to_le_bytes()[..], key].concat();
+    let names = |items: &[(Vec<u8>, Vec<u8>)]| {
+        let items = items
+            .iter()
+            .map(|(key, value)| [&key[..], value, b"s"].concat());
+        let pickle = [
+            b"}".to_vec(),
+            items.collect::<Vec<_>>().concat(),
+            b".".to_vec(),
+        ]
+        .concat();
+        let (nodes, root) = Parser::parse(&pickle).unwrap();
+        let found = Nodes(nodes).contents(root)?;
+        Ok(found.tensors.into_keys().collect::<Vec<_>>())
+    };
+    let inner = |key: &[u8]| [b"}", &text(key)[..], tensor, b"s"].concat();
+    let nested = (text(b"a"), inner(b"b"));
+    assert_eq!(names(&[nested.clone()]), Ok(vec!["a.b".to_owned()]));
+    let refused: Result<Vec<String>> = names(&[nested, (text(b"a.b"), tensor.to_vec())]);
+    assert_eq!(refused.unwrap_err(), "its pickle has two tensors `a.b`");
+    let number = (b"K\x00".to_vec(), inner(b"b"));
+    assert_eq!(names(&[number.clone()]), Ok(vec!["0.b".to_owned()]));
+    assert!(names(&[number, (text(b"0"), inner(b"b"))]).is_err());
+    let truth = (b"\x88".to_vec(), inner(b"b"));
+    assert_eq!(names(&[truth]), Ok(vec!["(key 0).b".to_owned()]));
+}
+
+#[test]
+fn an_archive_of_two_checkpoints_is_refused() {
+    use std::io::Write as _;
+    let archive = |names: &[&str]| {
+        let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for name in names {
+            zip.start_file(*name, zip::write::SimpleFileOptions::default())
+                .unwrap();
+            zip.write_all(b"}.").unwrap();
+        }
+        read(&zip.finish().unwrap().into_inner())
+    };
+    assert!(
+        archive(&["c/data.pkl", "c/extra/data.pkl"])
+            .unwrap()
+            .is_empty()
+    );
+    let error = archive(&["c/data.pkl", "d/data.pkl"]).unwrap_err();
+    assert!(
+        error.contains("holds `c/data.pkl` and `d/data.pkl`"),
+        "{error}"
+    );
+}

@@ -142,7 +142,12 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
         with,
     )?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let taken = checkpoint::taken(&name, &imported.prefix, imported.resampled_from);
+    let taken = checkpoint::taken(
+        &name,
+        &imported.prefix,
+        imported.resampled_from,
+        &imported.left_out,
+    );
     Ok(Checkpoint {
         taken: Some(taken),
         ..checkpoint

@@ -87,8 +87,8 @@ impl Manifest {
     /// Reads the manifest at `path` of a graph with these bytes; `None` if there is none.
     fn read(path: PathBuf, (graph, bytes): (&Path, &[u8])) -> Result<Option<Self>> {
         let text = match text(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
             Err(error) => return Err(refused(&path, error.to_string())),
         };
         let Some(mut manifest) = parsed(&text).map_err(|message| refused(&path, message))? else {
@@ -213,16 +213,20 @@ pub fn agreed<T: PartialEq + Serialize>(
     }
 }
 
-/// Reads a file of at most [`BYTES`].
-fn text(path: &Path) -> std::io::Result<String> {
+/// Reads a file of at most [`BYTES`]; `None` if there is none.
+fn text(path: &Path) -> std::io::Result<Option<String>> {
+    let Some(file) = files::open_optional(path)? else {
+        return Ok(None);
+    };
     let mut bytes = Vec::new();
-    files::open(path)?.take(BYTES + 1).read_to_end(&mut bytes)?;
+    file.take(BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > BYTES {
         return Err(std::io::Error::other(format!(
             "has more than {BYTES} bytes, expected a manifest; move it away if it is none"
         )));
     }
-    String::from_utf8(bytes).map_err(std::io::Error::other)
+    let text = String::from_utf8(bytes).map_err(std::io::Error::other)?;
+    Ok(Some(text))
 }
 
 /// Returns `None` if `text` is not a manifest.
