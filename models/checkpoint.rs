@@ -122,7 +122,8 @@ fn heads(file: &Weights, prefix: &str, width: usize) -> String {
             && !encoders.iter().any(of_other)
             && !name.split('.').any(|part| part.starts_with("decoder"))
     };
-    let heads: Vec<&String> = names.iter().filter(is_head).collect();
+    let mut heads: Vec<&String> = names.iter().filter(is_head).collect();
+    heads.sort_unstable();
     let shown = heads.iter().take(SHOWN);
     let shown = shown.map(|name| format!("`{name}` {:?}", file.shape(name).unwrap_or_default()));
     let more = heads.len().saturating_sub(SHOWN);
