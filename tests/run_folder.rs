@@ -269,3 +269,25 @@ fn emptied_results_are_neither_reported_nor_compared() {
         bench.fine(&["report", "out"]);
     }
 }
+
+/// A table of an earlier `bench report` kept the numbers of another codebook.
+#[test]
+fn tables_of_an_earlier_report_have_the_numbers_of_the_run() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}"));
+    let score = ["score", "suite.yaml", "--out", "out", "--set"];
+    let read = || std::fs::read_to_string(bench.path("out/tables/table2.csv")).unwrap();
+    bench.fine(&[&score[..], &["fit_seeds=[0]"]].concat());
+    bench.fine(&["report", "out", "--tables", "2"]);
+    let before = read();
+    std::fs::create_dir_all(bench.path("out/figures")).unwrap();
+    for name in ["my.svg", "tcas-lp.svg"] {
+        std::fs::write(bench.path("out/figures").join(name), "").unwrap();
+    }
+    bench.fine(&[&score[..], &["fit_seeds=[1]"]].concat());
+    let has = |name: &str| bench.path("out/figures").join(name).exists();
+    assert!(has("my.svg") && !has("tcas-lp.svg"));
+    let after = read();
+    assert_ne!(before, after);
+    bench.fine(&["report", "out", "--tables", "2"]);
+    assert_eq!(after, read());
+}

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
+#[path = "start/places.rs"]
+mod places;
 
 use std::path::Path;
 
-use common::{Bench, HEAD, RECIPE, ROWS, column, error, results};
+use common::{Bench, HEAD, RECIPE, ROWS, column, error};
 
 /// Writes `count` images of two classes into `folder`.
 fn classes(folder: &Path, count: u8) {
@@ -453,28 +455,4 @@ fn a_first_suite_of_a_folder_with_an_odd_name_can_be_used() {
             "{found}"
         );
     }
-}
-
-/// Its path in a suite that this program wrote was read as a variable that is not set.
-#[test]
-fn a_folder_may_be_called_as_a_variable_is_written() {
-    let bench = photos(&[]);
-    classes(&bench.path("${X}/photos"), 12);
-    bench.fine(&["init", "${X}/photos"]);
-    bench.fine(&["validate", "photos.yaml"]);
-    let again = |out: &str| {
-        let suite = format!("{out}/suite.yaml");
-        bench.fine(&["report", out]);
-        bench.fine(&["score", &suite, "--out", "again"]);
-        assert_eq!(results(&bench.path("again")), results(&bench.path(out)));
-        std::fs::remove_dir_all(bench.path("again")).unwrap();
-    };
-    bench.fine(&["score", "${X}/photos", "--k", "2", "--out", "pictures"]);
-    again("pictures");
-    let named = ROWS.replace("K-means Pixel, K=", "K ${:-$}{Y} ");
-    let suite = format!("{HEAD}baseline: \"K ${{:-$}}{{Y}} 4\"\n{named}");
-    std::fs::write(bench.path("${X}/own.yaml"), suite).unwrap();
-    bench.fine(&["score", "${X}/own.yaml", "--out", "own"]);
-    assert!(column(&bench.path("own"), "tokenizer").contains(&"K ${Y} 4".to_owned()));
-    again("own");
 }

@@ -279,12 +279,17 @@ pub fn missing<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
     }
 }
 
-/// Returns the one of `names` that is closest to `wrong`, if any is close.
+/// Returns the one of `names` that is closest to `wrong`, if any is close. Capitals count only between equally close ones.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let small = wrong.to_lowercase();
+    let distance = |name: &str| {
+        let without = strsim::damerau_levenshtein(&small, &name.to_lowercase());
+        (without, strsim::damerau_levenshtein(wrong, name))
+    };
     names
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
-        .filter(|(distance, name)| *distance <= 2.max(name.len() / 3))
+        .map(|name| (distance(name), name))
+        .filter(|((distance, _), name)| *distance <= 2.max(name.len() / 3))
         .min()
         .map(|(_, name)| name)
 }
@@ -347,6 +352,12 @@ mod tests {
             error.to_string(),
             "a/s.yaml:9: tokenizers[1].with.k: found the text \"fifty\", expected a whole number of at least 0"
         );
+    }
+
+    #[test]
+    fn a_name_that_differs_in_capitals_is_the_nearest() {
+        assert_eq!(nearest("kp", ["KH", "KP", "Kp"]), Some("Kp"));
+        assert_eq!(nearest("kp", ["KH", "KP"]), Some("KP"));
     }
 
     #[test]

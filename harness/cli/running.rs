@@ -144,6 +144,8 @@ impl Opened {
         }
         let programs = allowed(setup.no_programs, fetch);
         check(&mut suite, registry, train, (fetch, programs))?;
+        let folder = store::folder(setup.store.as_deref());
+        suite.check_outside("--store", &folder)?;
         let terminal = Arc::new(Terminal::new(setup.verbosity()));
         if programs == Programs::Leave {
             for row in started(&suite, registry) {
@@ -152,7 +154,7 @@ impl Opened {
         }
         Ok(Self {
             lookup: Lookup::new(setup, precision),
-            is_new: !store::folder(setup.store.as_deref()).exists(),
+            is_new: !folder.exists(),
             store: open_store(setup.store.as_deref(), &terminal)?,
             suite,
             terminal,
@@ -256,14 +258,19 @@ impl Opened {
     }
 
     /// Returns the run folder.
-    pub fn out(&self, given: Option<&Path>) -> PathBuf {
+    ///
+    /// # Errors
+    /// Status 2 if it lies among the images.
+    pub fn out(&self, given: Option<&Path>) -> Result<PathBuf, Failure> {
         let default = || Path::new("runs").join(&self.suite.file.name);
-        given.map_or_else(default, Path::to_owned)
+        let out = given.map_or_else(default, Path::to_owned);
+        self.suite.check_outside("--out", &out)?;
+        Ok(out)
     }
 
     fn run(&mut self, options: &RunOptions, registry: &Registry) -> Result<(), Failure> {
         let start = std::time::Instant::now();
-        let out = self.out(options.out.as_deref());
+        let out = self.out(options.out.as_deref())?;
         checkpoint_every(options.checkpoint_every)?;
         let with = (&options.setup.only[..], self.programs);
         let _lock = prepare(&mut self.suite, &out, registry, with)?;

@@ -3,10 +3,13 @@
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 
+use tessera_tokenizers::Programs;
+
 use super::args::{FeatureName, FirstRows, InitOptions, ScoreOptions};
 use super::failure::Failure;
 use super::running;
 use crate::registry::Registry;
+use crate::suite::Suite;
 use crate::suite::starter::{Feature, Rows, starter};
 
 /// Features of a first suite.
@@ -30,6 +33,8 @@ pub fn init(options: InitOptions, registry: &Registry) -> Result<(), Failure> {
     };
     let first = starter(&folder, &rows, registry)?;
     let out = out.unwrap_or_else(|| format!("{}.yaml", first.name).into());
+    let mut suite = Suite::of(&out, &first.text, &[], registry)?;
+    running::check(&mut suite, registry, train, (false, Programs::Leave))?;
     let file = OpenOptions::new().write(true).create_new(true).open(&out);
     let written = file.and_then(|mut file| file.write_all(first.text.as_bytes()));
     written.map_err(|error| {

@@ -42,8 +42,13 @@ fn ls(root: &Path) -> Result<(), Failure> {
         )?;
     }
     let bytes = entries.iter().map(|e| e.bytes).sum();
+    let absent = if root.exists() {
+        ""
+    } else {
+        " (no such folder)"
+    };
     put!(
-        "{} entries, {} in {}",
+        "{} entries, {} in {}{absent}",
         entries.len(),
         size(bytes),
         root.display()

@@ -122,7 +122,7 @@ fn planned(
     let train_here = (true, has_gpu);
     let opened = Opened::new(&options.setup, registry, train_here, !options.dry_run)?;
     let cx = opened.planner(registry)?;
-    let out = opened.out(options.out.as_deref());
+    let out = opened.out(options.out.as_deref())?;
     let nodes = nodes::plan(&cx, opened.depth, (Some(&out), false));
     let mut nodes = nodes.map_err(|e| running::failure(&cx, e))?;
     if gpu && !has_gpu && options.setup.gpu.is_none() {

@@ -4,7 +4,7 @@
 //! implement both and register the factory: `Registry::builtin().with_dataset(MyFactory)`.
 
 use std::fmt::Debug;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tessera_tokenizers::{Config, ConfigError, Image, Split, schemars};
@@ -48,6 +48,10 @@ pub trait DatasetSpec: Debug + Send + Sync {
     /// [`DataError`] if the files are missing or not those that the suite describes.
     fn survey(&self) -> Result<Survey, DataError> {
         Ok(Survey::default())
+    }
+    /// Returns the folders whose visible content counts as images and their classes, so that nothing else may be written there.
+    fn folders(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
     /// Returns what decides, besides the images, the content of a scan, if a stored scan may stand for the files on other machines; `None` if
     /// every machine must scan. Only for encoded images, which are compared with their digests when they are read.

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use tessera_models::files;
+use tessera_reports::evaluations::{EVALUATIONS, Evaluation};
 use tessera_reports::figure::Figure;
 use tessera_reports::figures::figures;
 use tessera_reports::page;
 use tessera_reports::tensorboard::{Scalar, events};
 use tessera_reports::{
     CostRow, HistoryRow, Record, TableContext, left_out, not_lowered, printable, render,
-    risen_rows, to_csv,
+    risen_rows, tables, to_csv,
 };
 
 use super::data::RunData;
@@ -328,6 +329,14 @@ pub fn report(
     Ok(paths)
 }
 
+/// Returns the numbers `wanted`, and those of the tables that the run folder `out` has.
+pub fn with_present(out: &Path, wanted: &[u32]) -> Vec<u32> {
+    let is_present = |number: &u32| out.join(TABLES).join(format!("table{number}.md")).exists();
+    let known = tables().iter().map(|table| table.number);
+    let others = known.filter(|number| is_present(number) && !wanted.contains(number));
+    wanted.iter().copied().chain(others).collect()
+}
+
 fn write_tables(
     folder: &Path,
     records: &[Record],
@@ -359,15 +368,18 @@ fn exists(path: &Path) -> bool {
     }
 }
 
-/// Removes the figures of an earlier report.
+/// Removes the figures of an earlier report, and leaves other files.
 fn remove_figures(folder: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let drawn = ["svg", "png", "csv"];
-        if path
-            .extension()
-            .is_some_and(|e| drawn.iter().any(|d| e == *d))
-        {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let of = |evaluation: &Evaluation| {
+            let metric = stem.strip_suffix(evaluation.key);
+            metric.is_some_and(|metric| metric.ends_with('-'))
+        };
+        let is_own = stem.starts_with("curves-") || EVALUATIONS.iter().any(of);
+        let end = path.extension().unwrap_or_default();
+        if (is_own && (end == "svg" || end == "png")) || path.ends_with(PREDICTORS) {
             remove(&path)?;
         }
     }

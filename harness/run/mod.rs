@@ -109,7 +109,9 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
 /// Writes results, tables and page.
 fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Finished> {
     board.write()?;
-    write::report(out, &board.data, &cx.suite.file.report.tables, &[])?;
+    // Those of an earlier report would show earlier numbers.
+    let tables = write::with_present(out, &cx.suite.file.report.tables);
+    write::report(out, &board.data, &tables, &[])?;
     let records = &board.data.records;
     sums::write(out, records)?;
     Ok(Finished {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use tessera_models::files::{self, Owner};
+use tessera_models::files;
 
 use super::error::{StoreError, at, make_dir};
 use super::left::{age, dirs_or_files, file_name, is_left, sweep};
@@ -38,15 +38,13 @@ pub struct Listed {
 /// All finished entries, by stage and key.
 ///
 /// # Errors
-/// When the store cannot be read.
+/// When the store cannot be read, or the folder is no store.
 pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
+    check_store(root)?;
     let mut found = Vec::new();
-    for stage in sorted_dirs(root)? {
+    for stage in visible(root)? {
         let name = file_name(&stage);
-        if name.starts_with('.') {
-            continue;
-        }
-        for dir in sorted_dirs(&stage)? {
+        for dir in keys(&stage)? {
             let about = read_json(&dir.join(record::PROVENANCE));
             let key = file_name(&dir);
             let (seconds, fault) = match record::inspected(&dir, (&name, &key), false) {
@@ -78,6 +76,43 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
     Ok(found)
 }
 
+/// Refuses a folder of other things, whose folders look like damaged entries.
+fn check_store(root: &Path) -> Result<(), StoreError> {
+    let marks = [root.join(".locks"), used::folder(root)];
+    if marks.iter().any(|mark| mark.exists()) {
+        return Ok(());
+    }
+    for folder in visible(root)? {
+        if !sorted_dirs(&folder)?.is_empty() && keys(&folder)?.is_empty() {
+            return Err(StoreError::Stage(anyhow::anyhow!(
+                "{}: found {}, expected a store, whose folders are stages of runs; check --store and TESSERA_STORE",
+                root.display(),
+                file_name(&folder)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The folders of stages.
+fn visible(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut folders = sorted_dirs(root)?;
+    folders.retain(|folder| !file_name(folder).starts_with('.'));
+    Ok(folders)
+}
+
+/// The folders in `stage` whose names are keys.
+fn keys(stage: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut folders = sorted_dirs(stage)?;
+    folders.retain(|folder| is_key(&file_name(folder)));
+    Ok(folders)
+}
+
+/// Whether a folder may be called so by a [`Provenance`](super::Provenance).
+fn is_key(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Removes entries, damaged entries and records of failures older than `keep`, resume state older than a day or `keep`, whichever is shorter, and temporary
@@ -92,7 +127,8 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
         |dir: PathBuf, least: Duration, lock: Option<String>| -> Result<(), StoreError> {
             // A key that a process has locked is being computed.
             let _lock = match lock.map(|name| attempt(root, &name)) {
-                Some(None) => return Ok(()),
+                Some(Ok(None)) => return Ok(()),
+                Some(Err(error)) if !dry_run => return Err(error),
                 lock => lock,
             };
             // Another process may have replaced it before the lock was taken.
@@ -112,7 +148,7 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
         }
     }
     for stage in sorted_dirs(&root.join(".state"))? {
-        for state in sorted_dirs(&stage)? {
+        for state in keys(&stage)? {
             let least = DAY.min(keep);
             if age(&state) > least {
                 let lock = format!("{}-{}", file_name(&stage), file_name(&state));
@@ -123,14 +159,14 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
     for scratch in sorted_dirs(&root.join(".tmp"))? {
         let name = file_name(&scratch);
         // Versions before 0.2 named them by stage and key alone.
-        let old = Owner::of(&name).is_none() && age(&scratch) > DAY;
+        let old = name.rsplit('-').next().is_some_and(is_key) && age(&scratch) > DAY;
         if old || is_left(&scratch) {
             let lock = files::prefix(&name).to_owned();
             remove(scratch, Duration::ZERO, Some(lock))?;
         }
     }
     for damaged in sorted_dirs(&root.join(".damaged"))? {
-        if age(&damaged) > keep {
+        if age(&damaged) > keep && file_name(&damaged).split('-').any(is_key) {
             remove(damaged, keep, None)?;
         }
     }
@@ -150,13 +186,14 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
 }
 
 /// The lock of that name; `None` if another process holds it.
-fn attempt(root: &Path, name: &str) -> Option<Lock> {
+fn attempt(root: &Path, name: &str) -> Result<Option<Lock>, StoreError> {
     let folder = root.join(".locks");
-    make_dir(&folder).ok()?;
-    match Lock::attempt(&folder.join(name)) {
-        Ok(Attempt::Taken(lock)) => Some(lock),
-        Ok(Attempt::Busy) | Err(_) => None,
-    }
+    make_dir(&folder)?;
+    let path = folder.join(name);
+    Ok(match Lock::attempt(&path).map_err(at(&path))? {
+        Attempt::Taken(lock) => Some(lock),
+        Attempt::Busy => None,
+    })
 }
 
 /// Whether `dir` is an entry that a live process uses.
@@ -257,10 +294,33 @@ mod tests {
         let all = || gc(dir.path(), Duration::ZERO, false).unwrap();
         assert!(all().is_empty(), "a live process uses it");
         drop(store);
+        // A store that cannot be written: "removed 0 folders" was said of it.
+        let locks = dir.path().join(".locks");
+        let _ = fs::remove_dir_all(&locks);
+        fs::write(&locks, "").unwrap();
+        assert!(gc(dir.path(), Duration::ZERO, false).is_err());
+        fs::remove_file(&locks).unwrap();
         let planned = gc(dir.path(), Duration::ZERO, true).unwrap();
         assert_eq!((planned.len(), list(dir.path()).unwrap().len()), (1, 1));
         assert_eq!(all(), planned);
         assert!(list(dir.path()).unwrap().is_empty());
+    }
+
+    /// Every folder in a folder was taken for a damaged entry.
+    #[test]
+    fn a_folder_that_is_no_store_is_refused_and_other_folders_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let photos = dir.path().join("photos/2019");
+        fs::create_dir_all(&photos).unwrap();
+        let gc = || gc(dir.path(), Duration::ZERO, false);
+        for error in [gc().err(), list(dir.path()).err()] {
+            let said = error.unwrap().to_string();
+            assert!(said.contains("found photos, expected a store"), "{said}");
+        }
+        for own in [".locks", ".tmp/mine", ".state/photos/mine"] {
+            fs::create_dir_all(dir.path().join(own)).unwrap();
+        }
+        assert!(gc().unwrap().is_empty() && photos.exists());
     }
 
     /// Both were listed with 0.0 seconds, as if they were finished.

@@ -199,6 +199,30 @@ impl Suite {
         value
     }
 
+    /// Checks that `place`, which `option` names and a command writes into, does not lie among the images: its files would count as images.
+    ///
+    /// # Errors
+    /// [`SuiteError::Argument`] with the folder of the images.
+    pub fn check_outside(&self, option: &str, place: &Path) -> Result<(), SuiteError> {
+        let is_hidden = |below: &Path| {
+            let first = below.components().next();
+            first.is_some_and(|first| first.as_os_str().as_encoded_bytes().starts_with(b"."))
+        };
+        let place = whole(place);
+        let holds = |folder: &PathBuf| {
+            let below = place.strip_prefix(whole(folder));
+            below.is_ok_and(|below| !is_hidden(below))
+        };
+        match self.dataset.folders().into_iter().find(holds) {
+            None => Ok(()),
+            Some(folder) => Err(SuiteError::Argument(format!(
+                "{option} {}: lies in {}, where every folder is a class of images; name a folder elsewhere with {option}, or start from another folder",
+                place.display(),
+                folder.display()
+            ))),
+        }
+    }
+
     /// Prepares a run that only scores: unless the file states `fit_seeds`, every codebook is fitted with several.
     pub fn score_only(&mut self) {
         if self.file.fit_seeds().is_none() {
@@ -387,6 +411,16 @@ impl Suite {
         }
         Ok(())
     }
+}
+
+/// Returns the absolute path of a folder that need not exist, without links.
+fn whole(folder: &Path) -> PathBuf {
+    let folder = std::path::absolute(folder).unwrap_or_default();
+    let real = folder.ancestors().find_map(|part| {
+        let rest = folder.strip_prefix(part).ok()?;
+        Some(part.canonicalize().ok()?.join(rest))
+    });
+    real.unwrap_or(folder)
 }
 
 /// Reads a text in UTF-8.

@@ -120,10 +120,18 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
     let in_seeds = |p: &&Predicted| shared.seeds.is_empty() || shared.seeds.contains(&p.seed);
     let predicted: Vec<Predicted> = predicted.filter(in_seeds).cloned().collect();
     let spread = best.sd.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
+    let tied = ranked[1..].iter().take_while(|row| row.mean == best.mean);
+    let tied = Vec::from_iter(tied.map(|row| format!("; <strong>{}</strong>", escaped(row.name))));
+    let words = match (ranked.len(), tied.len()) {
+        (1, _) => "the only compared row is",
+        (_, 0) => "the best is",
+        _ => "the best are, with equal numbers,",
+    };
     let mut text = format!(
-        "By {}, the best is <strong>{}</strong> with {:.1}{spread} %",
+        "By {}, {words} <strong>{}</strong>{} with {:.1}{spread} %",
         evaluation.title,
         escaped(best.name),
+        tied.concat(),
         best.mean
     );
     if let Some(floor) = shared.best_first(evaluation, true).first() {
@@ -133,7 +141,9 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
     text.push_str(&shared.words(best, evaluation));
     if let Some(next) = ranked.get(1) {
         let all = compare(evaluation.key, &predicted, best.name);
-        text.push_str(&against(best, next, over(&all, evaluation.key, next.name)));
+        if tied.is_empty() {
+            text.push_str(&against(best, next, over(&all, evaluation.key, next.name)));
+        }
         text.push_str(&equals(best, &ranked[1..], &all));
     }
     Some(text)

@@ -178,7 +178,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
         &mut body,
         "predictors",
         "Does a training-free metric predict accuracy?",
-        &predictors::predictors(&page.predictors, &page.figures),
+        &predictors::predictors(records, &page.predictors, &page.figures),
     );
     section(&mut body, "figures", "Training and classes", &others(page));
     section(&mut body, "cards", "Tokenizers", &cards(records));

@@ -2,19 +2,23 @@
 
 use std::fmt::Write;
 
-use crate::columns::Predictor;
+use crate::columns::{Predictor, Record};
 use crate::correlated::{ONE_ROW, SHOWN, doubts};
 use crate::correlation::ENOUGH;
-use crate::evaluations::EVALUATIONS;
+use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::{Figure, escaped, html};
 use crate::number::signed;
+use crate::seeds::names;
 
-/// Returns the section; empty without correlations.
-pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
+/// Returns the section; empty without correlations and without a reason why there are none.
+pub fn predictors(records: &[Record], predictors: &[Predictor], figures: &[Figure]) -> String {
+    let mut out: String = EVALUATIONS
+        .iter()
+        .filter_map(|e| equal(records, e))
+        .collect();
     if predictors.is_empty() {
-        return String::new();
+        return out;
     }
-    let mut out = String::new();
     for evaluation in EVALUATIONS {
         let of = predictors.iter().filter(|p| p.accuracy == evaluation.key);
         let of: Vec<&Predictor> = of.collect();
@@ -53,6 +57,25 @@ pub fn predictors(predictors: &[Predictor], figures: &[Figure]) -> String {
     }
     out.push_str("</div>");
     out
+}
+
+/// Says that all tokenizers, at least three, have the same accuracy.
+fn equal(records: &[Record], evaluation: &Evaluation) -> Option<String> {
+    let tokenizers = || records.iter().filter(|r| !r.is_random());
+    let mean = |name: &&str| evaluation.over_seeds(tokenizers().filter(|r| r.tokenizer == **name));
+    let means = names(tokenizers())
+        .iter()
+        .filter_map(mean)
+        .map(|(mean, _)| mean)
+        .collect::<Vec<_>>();
+    let first = means
+        .first()
+        .filter(|first| means.len() >= 3 && means.iter().all(|m| m == *first))?;
+    Some(format!(
+        "<p>All {} tokenizers have {first:.1} % by {}, so that no metric can be correlated with it.</p>",
+        means.len(),
+        evaluation.title
+    ))
 }
 
 /// Summarises the correlations of TCAS and the other metrics: what they support, and what a single row decides.
@@ -109,4 +132,25 @@ fn tcas_sentence(name: &str, p: &Predictor, metrics: usize) -> String {
 /// Returns the interval of r.
 fn interval(p: &Predictor) -> Option<(f64, f64)> {
     p.r_low.zip(p.r_high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_accuracies_of_all_tokenizers_are_said() {
+        let record = |name: &str, ft| Record {
+            tokenizer: name.into(),
+            ft_top1: Some(ft),
+            lp_top1: Some(name.len() as f64),
+            ..Record::default()
+        };
+        let mut all = ["a", "ab", "abc"].map(|name| record(name, 37.5));
+        let said = "<p>All 3 tokenizers have 37.5 % by fine-tuning, so";
+        let of = |all: &[Record]| predictors(all, &[], &[]);
+        assert!(of(&all).starts_with(said) && !of(&all).contains("linear"));
+        all[2].ft_top1 = Some(37.4);
+        assert_eq!(of(&all), "");
+    }
 }

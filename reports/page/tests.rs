@@ -194,10 +194,21 @@ fn the_best_row_is_compared_with_the_row_without_pretraining() {
     let records = [random, trained];
     let text = advice(&records, &FigureData::default()).join("\n");
     assert!(
-        text.contains("By fine-tuning, the best is <strong>K</strong> with 50.0 %, which is not above No pretraining with 60.0 % (one"),
+        text.contains("By fine-tuning, the only compared row is <strong>K</strong> with 50.0 %, which is not above No pretraining with 60.0 % (one"),
         "{text}"
     );
-    assert!(text.contains("By linear probing, the best is <strong>K</strong> with 50.0 % (one"));
+    assert!(text.contains(
+        "By linear probing, the only compared row is <strong>K</strong> with 50.0 % (one"
+    ));
+    let tied = [
+        record("a", 0, 50.0),
+        record("b", 0, 50.0),
+        record("c", 0, 40.0),
+    ];
+    let text = advice(&tied, &FigureData::default()).join("\n");
+    let both =
+        "the best are, with equal numbers, <strong>a</strong>; <strong>b</strong> with 50.0 %";
+    assert!(text.contains(both) && !text.contains("The next"), "{text}");
     let html = ranking::ranking(&records, &FigureData::default());
     assert!(html.contains("FT not above No pretraining") && !html.contains("LP not above"));
 }

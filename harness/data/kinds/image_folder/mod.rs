@@ -123,6 +123,13 @@ impl DatasetSpec for ImageFolder {
         })
     }
 
+    fn folders(&self) -> Vec<PathBuf> {
+        match self.root.join("train").is_dir() {
+            true => ["train", "val"].map(|split| self.root.join(split)).into(),
+            false => vec![self.root.clone()],
+        }
+    }
+
     fn snapshot(&self) -> Result<Option<Value>, DataError> {
         let list = self.classes.as_deref().map(|path| {
             let bytes = read_list(path)?;
