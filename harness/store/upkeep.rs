@@ -44,7 +44,7 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
     let mut found = Vec::new();
     for stage in visible(root)? {
         let name = file_name(&stage);
-        for dir in keys(&stage)? {
+        for dir in keys(&stage)?.into_iter().filter(|dir| has_record(dir)) {
             let about = read_json(&dir.join(record::PROVENANCE));
             let key = file_name(&dir);
             let (seconds, fault) = match record::inspected(&dir, (&name, &key), false) {
@@ -83,7 +83,7 @@ fn check_store(root: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     for folder in visible(root)? {
-        if !sorted_dirs(&folder)?.is_empty() && keys(&folder)?.is_empty() {
+        if !sorted_dirs(&folder)?.is_empty() && !keys(&folder)?.iter().any(|dir| has_record(dir)) {
             return Err(StoreError::Stage(anyhow::anyhow!(
                 "{}: found {}, expected a store, whose folders are stages of runs; check --store and TESSERA_STORE",
                 root.display(),
@@ -106,6 +106,13 @@ fn keys(stage: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut folders = sorted_dirs(stage)?;
     folders.retain(|folder| is_key(&file_name(folder)));
     Ok(folders)
+}
+
+/// Whether a folder has a file of an entry: others have folders with names of digests, too.
+fn has_record(dir: &Path) -> bool {
+    let files = [record::RECORD, record::PROVENANCE];
+    let exists = |file| fs::symlink_metadata(dir.join(file)).is_ok();
+    files.iter().any(exists)
 }
 
 /// Whether a folder may be called so by a [`Provenance`](super::Provenance).
@@ -171,7 +178,8 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
         }
     }
     for record in failed::records(root) {
-        if age(&record) > keep {
+        let is_own = file_name(&record).strip_suffix(".json").is_some_and(is_key);
+        if is_own && age(&record) > keep {
             let size = fs::metadata(&record).map_or(0, |about| about.len());
             if !dry_run {
                 fs::remove_file(&record).map_err(at(&record))?;
@@ -317,10 +325,18 @@ mod tests {
             let said = error.unwrap().to_string();
             assert!(said.contains("found photos, expected a store"), "{said}");
         }
-        for own in [".locks", ".tmp/mine", ".state/photos/mine"] {
+        let digest = "0123456789abcdef0123456789abcdef";
+        let of_digest = dir.path().join("photos").join(digest);
+        fs::create_dir_all(&of_digest).unwrap();
+        assert!(gc().is_err());
+        for own in [".locks", ".tmp/mine", ".state/photos/mine", ".failed/app"] {
             fs::create_dir_all(dir.path().join(own)).unwrap();
         }
-        assert!(gc().unwrap().is_empty() && photos.exists());
+        let reasons = dir.path().join(".failed/app/reasons.json");
+        fs::write(&reasons, "{}").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(gc().unwrap().is_empty());
+        assert!(photos.exists() && of_digest.exists() && reasons.exists());
     }
 
     /// Both were listed with 0.0 seconds, as if they were finished.
