@@ -1,6 +1,6 @@
 //! The result of a scan: images, their order, labels and sizes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -152,6 +152,41 @@ impl Scan {
             self.val.len(),
             &self.val.names[first]
         ))
+    }
+
+    /// "2 images (cat/1.png as ant/1.png, ...)": those of both splits whose bytes an earlier image of another class has. Without digests nothing is known.
+    pub fn contradictions(&self) -> Option<String> {
+        let train = self.train.digests.len();
+        let place = |at: usize| match at.checked_sub(train) {
+            None => (&*self.train, at),
+            Some(at) => (&*self.val, at),
+        };
+        let digest = |at| {
+            let (split, at) = place(at);
+            &split.digests[at]
+        };
+        // The first image of each content, by a part of its digest: all digests would take several times the memory.
+        let short = |at| u64::from_le_bytes(std::array::from_fn(|byte| digest(at)[byte]));
+        let mut firsts: HashMap<u64, u32> = HashMap::with_capacity(train);
+        let (mut count, mut shown) = (0_usize, String::new());
+        for at in 0..train + self.val.digests.len() {
+            let first = *firsts.entry(short(at)).or_insert(at as u32) as usize;
+            let [of_first, of_this] = [first, at].map(place);
+            let label = |(split, at): (&SplitScan, usize)| split.labels[at];
+            if label(of_first) == label(of_this) || digest(first) != digest(at) {
+                continue;
+            }
+            if count == 0 {
+                let name = |(split, at): (&SplitScan, usize)| split.names[at].to_owned();
+                shown = format!("{} as {}", name(of_this), name(of_first));
+            }
+            count += 1;
+        }
+        match count {
+            0 => None,
+            1 => Some(format!("1 image ({shown})")),
+            _ => Some(format!("{count} images ({shown}, ...)")),
+        }
     }
 
     /// "2 of 10 classes (ant, bee)": those that a split has no images of.

@@ -238,6 +238,11 @@ impl RunData {
             let note = format!("{repeated} are byte for byte in the train split too.");
             cx.notes.push(note);
         }
+        if let Some(found) = self.environment["images"]["in_two_classes"].as_str() {
+            cx.notes.push(format!(
+                "Of both splits, {found} have the bytes of an image of another class."
+            ));
+        }
         cx
     }
 

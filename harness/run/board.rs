@@ -450,6 +450,7 @@ fn about(scan: &Scan) -> Value {
         "train": scan.train.len(),
         "val": scan.val.len(),
         "val_in_train": scan.repeated(),
+        "in_two_classes": scan.contradictions(),
         "skipped": scan.omitted.images.len(),
         "left_out": left_out.collect::<Vec<_>>(),
     })

@@ -347,6 +347,11 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
             "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
         ));
     }
+    if let Some(contradictions) = images.scan.contradictions() {
+        cx.reporter.note(&format!(
+            "of both splits, {contradictions} have the bytes of an image of another class; no model can name both classes, so remove one of them"
+        ));
+    }
     if let Some(class) = images.scan.single_class() {
         cx.reporter.note(&said_of_single(class));
     }

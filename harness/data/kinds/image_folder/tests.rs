@@ -396,7 +396,8 @@ fn a_part_of_every_class_is_held_out() {
 #[test]
 fn val_images_that_are_in_train_too_are_counted() {
     let dir = folder(2);
-    assert_eq!(scanned(dir.path()).unwrap().repeated(), None);
+    let scan = scanned(dir.path()).unwrap();
+    assert_eq!((scan.repeated(), scan.contradictions()), (None, None));
     fs::copy(
         dir.path().join("train/bee/1.png"),
         dir.path().join("val/ant/1.png"),
@@ -404,6 +405,15 @@ fn val_images_that_are_in_train_too_are_counted() {
     .unwrap();
     let repeated = scanned(dir.path()).unwrap().repeated().unwrap();
     assert_eq!(repeated, "1 of 4 val images (val/ant/1.png, ...)");
+    let contradictions = scanned(dir.path()).unwrap().contradictions().unwrap();
+    assert_eq!(contradictions, "1 image (val/ant/1.png as train/bee/1.png)");
+    fs::copy(
+        dir.path().join("train/bee/1.png"),
+        dir.path().join("val/bee/1.png"),
+    )
+    .unwrap();
+    fs::remove_file(dir.path().join("val/ant/1.png")).unwrap();
+    assert_eq!(scanned(dir.path()).unwrap().contradictions(), None);
 }
 
 #[test]
