@@ -70,6 +70,10 @@ pub fn header<R: Read + Seek>(reader: &mut R) -> io::Result<NpyHeader> {
             "has a header of more than {DEPTH} brackets in brackets, expected an array of numbers"
         )));
     }
+    // npyz multiplies the lengths without a check.
+    if elements(&String::from_utf8_lossy(header)).is_none() {
+        return Err(bad("has a shape of too many elements".into()));
+    }
     let header =
         NpyHeader::from_reader(&*[&first[..start], &plain(header)].concat()).map_err(|e| {
             bad(format!(
@@ -77,11 +81,17 @@ pub fn header<R: Read + Seek>(reader: &mut R) -> io::Result<NpyHeader> {
             ))
         })?;
     reader.seek(SeekFrom::Start(start as u64 + u64::from(length)))?;
-    let shape = header.shape();
-    match shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d)) {
-        Some(_) => Ok(header),
-        None => Err(bad(format!("has a shape {shape:?} of too many elements"))),
-    }
+    Ok(header)
+}
+
+/// Returns the product of the numbers in the parentheses of a header, which are the lengths of the axes; `None` above 64 bits.
+fn elements(header: &str) -> Option<u64> {
+    let inside = header.split_once('(').map_or("", |(_, rest)| rest);
+    let lengths = inside.split(|c: char| !c.is_ascii_digit());
+    let mut lengths = lengths.filter(|digits| !digits.is_empty());
+    lengths.try_fold(1_u64, |product, digits| {
+        product.checked_mul(digits.parse().ok()?)
+    })
 }
 
 /// Replaces what the parser of npyz does not know by spaces and `<`, at equal length: Python 2's `24L`, and the byte order `=`, which is
@@ -193,6 +203,22 @@ mod tests {
             let error = open(Cursor::new(bytes)).err().unwrap().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    /// The fuzzer found the product of these lengths, which overflowed in the library.
+    #[test]
+    fn a_shape_of_too_many_elements_is_refused() {
+        for shape in [
+            "(5, 4, 000010661754042618973752)",
+            "(4294967296, 4294967296L, 0)",
+            "(99999999999999999999,)",
+        ] {
+            let error = open(Cursor::new(file(&with_shape(shape), 1)))
+                .err()
+                .unwrap();
+            assert!(error.to_string().contains("too many elements"), "{error}");
+        }
+        assert!(open(Cursor::new(file(&with_shape("(0, 4294967296)"), 1))).is_ok());
     }
 
     /// The second array of a file was dropped, and durations were read as ids.
