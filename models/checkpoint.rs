@@ -88,10 +88,10 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
         }
         params.set(name, values)?;
     }
-    // Buffers of integers and booleans are no weights.
+    // Buffers of integers and booleans are no weights, and an optimiser's state has keys that are numbers.
     let weights = found
         .iter()
-        .filter(|(_, stored)| file.unread(stored).is_none());
+        .filter(|(_, stored)| file.unread(stored).is_none() && file.is_text(stored));
     let strange: Vec<&str> = weights.map(|(name, _)| name.as_str()).take(3).collect();
     if !strange.is_empty() {
         return Err(refuse(format!(
@@ -109,17 +109,23 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     })
 }
 
-/// Returns [`Imported::left_out`]. Decoders of masked modeling and other encoders do not count.
+/// Returns [`Imported::left_out`]. Decoders of masked modeling, other encoders and the state of an optimiser do not count.
 fn heads(file: &Weights, prefix: &str, width: usize) -> String {
     const SHOWN: usize = 2;
     let names = file.names();
     let encoders = prefixes(&names);
     let is_head = |name: &&String| {
         let shape = file.shape(name).unwrap_or_default();
-        let of_other = |other: &&str| !prefix.starts_with(other) && name.starts_with(*other);
-        reads(&shape, width)
-            && name.strip_prefix(prefix).is_none_or(is_beside)
-            && !encoders.iter().any(of_other)
+        let own = encoders
+            .iter()
+            .filter(|encoder| name.starts_with(**encoder));
+        let own = own.max_by_key(|encoder| encoder.len()).copied();
+        let inner = own.map_or(name.as_str(), |own| &name[own.len()..]);
+        // `weight_v` and `original1` are those of a weight in parts.
+        let last = name.rsplit('.').next().unwrap_or_default();
+        (last.starts_with("weight") || last.starts_with("original"))
+            && reads(&shape, width)
+            && (own.is_none() || is_beside(inner) && own == Some(prefix))
             && !name.split('.').any(|part| part.starts_with("decoder"))
     };
     let mut heads: Vec<&String> = names.iter().filter(is_head).collect();

@@ -62,6 +62,8 @@ pub(crate) struct Contents {
     pub tensors: BTreeMap<String, Strided>,
     /// Other tensors: why they cannot be read.
     pub unread: BTreeMap<String, &'static str>,
+    /// Names of tensors that have a key which is no text, such as those in the state of an optimiser.
+    pub numbered: HashSet<String>,
     /// The first objects, lists and tuples, in which tensors may be.
     pub objects: Vec<String>,
 }
@@ -207,12 +209,13 @@ impl Nodes {
         let mut found = Contents::default();
         found.objects.extend(self.object(root));
         let mut walked = HashSet::from([root]);
-        let mut next = VecDeque::from([(String::new(), root)]);
-        while let Some((prefix, at)) = next.pop_front() {
+        let mut next = VecDeque::from([(String::new(), root, false)]);
+        while let Some((prefix, at, is_numbered)) = next.pop_front() {
             let Node::Dict(items) = &self.0[at] else {
                 continue;
             };
             for (at, (key, value)) in items.iter().enumerate() {
+                let is_numbered = is_numbered || !matches!(self.0[*key], Node::Text(_));
                 let key = match &self.0[*key] {
                     Node::Text(key) => Cow::from(key),
                     Node::Int(key) => key.to_string().into(),
@@ -232,11 +235,14 @@ impl Nodes {
                 if tensor.is_some() && found.has(&name()) {
                     return Err(format!("its pickle has two tensors `{}`", name()));
                 }
+                if is_numbered && tensor.is_some() {
+                    found.numbered.insert(name());
+                }
                 match tensor {
                     Some(Ok(tensor)) => drop(found.tensors.insert(name(), tensor)),
                     Some(Err(why)) => drop(found.unread.insert(name(), why)),
                     None if is_dict && walked.insert(*value) => {
-                        next.push_back((format!("{}.", name()), *value));
+                        next.push_back((format!("{}.", name()), *value, is_numbered));
                     }
                     None if found.objects.len() < OBJECTS => {
                         let object = self.object(*value);

@@ -268,6 +268,15 @@ fn emptied_results_are_neither_reported_nor_compared() {
         std::fs::write(&path, whole).unwrap();
         bench.fine(&["report", "out"]);
     }
+    // Less information looked like better results.
+    let unknown = || {
+        bench.fine(&["report", "out", "--tables", "2"]);
+        let table = std::fs::read_to_string(bench.path("out/tables/table2.md")).unwrap();
+        table.contains("The errors of the metrics are unknown")
+    };
+    assert!(!unknown());
+    std::fs::remove_file(bench.path("out/metrics.csv")).unwrap();
+    assert!(unknown());
 }
 
 /// A table of an earlier `bench report` kept the numbers of another codebook.

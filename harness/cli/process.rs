@@ -30,11 +30,32 @@ pub fn command_line() -> String {
 pub fn prepare() {
     one_candle_thread();
     keep_memory();
+    #[expect(unsafe_code, reason = "signals have no safe form")]
+    // SAFETY: ignoring a signal runs no code of this program. A write beyond the limit of a file's size then returns an error.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
 }
 
-/// Calls `stop` on SIGINT, SIGTERM and SIGHUP (a closed terminal). SIGHUP stays ignored under `nohup`.
+/// Handles SIGXCPU, which the system sends every second after the soft limit of CPU time: the first stops the program as SIGTERM does.
+extern "C" fn out_of_time(_: libc::c_int) {
+    #[expect(unsafe_code, reason = "signals have no safe form")]
+    // SAFETY: both calls are allowed in a handler (signal-safety(7)).
+    unsafe {
+        libc::signal(libc::SIGXCPU, libc::SIG_IGN);
+        libc::raise(libc::SIGTERM);
+    }
+}
+
+/// Calls `stop` on SIGINT, SIGTERM, SIGXCPU and SIGHUP (a closed terminal). SIGHUP stays ignored under `nohup`.
 pub fn on_signals(stop: impl FnMut() + Send + 'static) {
     let ignored = hangup_is_ignored();
+    #[expect(unsafe_code, reason = "signals have no safe form")]
+    // SAFETY: the handler makes only calls that are allowed in one.
+    unsafe {
+        let handler: extern "C" fn(libc::c_int) = out_of_time;
+        libc::signal(libc::SIGXCPU, handler as libc::sighandler_t);
+    }
     if let Err(error) = ctrlc::set_handler(stop) {
         say!("signals end the program without keeping its state: {error}");
     }

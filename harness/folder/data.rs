@@ -15,7 +15,7 @@ use tessera_reports::{
     notes,
 };
 
-use super::layout::{LABELS, RESULTS, SKIPPED};
+use super::layout::{LABELS, METRICS, RESULTS, SKIPPED};
 use crate::store::canonical;
 
 /// Maximum number of skipped images that a footnote names.
@@ -236,6 +236,12 @@ impl RunData {
         cx.notes.extend(self.skipped_note());
         if let Some(repeated) = self.environment["images"]["val_in_train"].as_str() {
             let note = format!("{repeated} are byte for byte in the train split too.");
+            cx.notes.push(note);
+        }
+        if self.metrics.is_empty() && self.records.iter().any(|r| r.tcas.is_some()) {
+            let note = format!(
+                "The errors of the metrics are unknown, and so is whether they differ from chance: there is no {METRICS}."
+            );
             cx.notes.push(note);
         }
         if let Some(found) = self.environment["images"]["in_two_classes"].as_str() {

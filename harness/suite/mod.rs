@@ -14,6 +14,7 @@ mod rates;
 mod recipe;
 mod roster;
 mod row;
+mod rules;
 pub mod schema;
 pub mod starter;
 mod steps;

@@ -54,24 +54,6 @@ impl Recipes {
 
 impl Recipes {
     /// Checks that the model has the layers. An unknown model is refused elsewhere.
-    fn layers(&self, vit: Option<VitConfig>) -> Vec<Rule> {
-        let all = [
-            ("knn.layer", self.knn.as_ref().map(|knn| knn.layer)),
-            (
-                "linear_probe.layer",
-                self.linear_probe.as_ref().map(|probe| probe.layer),
-            ),
-            (
-                "attentive_probe.layer",
-                self.attentive_probe.as_ref().map(|probe| probe.layer),
-            ),
-        ];
-        let fits = |layer: Layer| vit.is_none_or(|vit| layer.fits(vit.preset.depth));
-        let rule =
-            |(field, layer): (_, Option<Layer>)| Some((field, fits(layer?), Layer::EXPECTED));
-        all.into_iter().filter_map(rule).collect()
-    }
-
     /// Number of evaluations of an encoder.
     pub fn evaluations(&self) -> usize {
         let all = [
@@ -82,90 +64,6 @@ impl Recipes {
         ];
         all.into_iter().filter(|on| *on).count()
     }
-}
-
-/// A field, whether its value agrees with other fields, and what is expected. The schema has the ranges.
-type Rule = (&'static str, bool, &'static str);
-
-impl Recipes {
-    fn rules(&self, vit: Option<VitConfig>) -> Vec<Rule> {
-        let mut rules: Vec<Rule> = Vec::new();
-        if let Some(pretrain) = &self.pretrain {
-            let about = [
-                (
-                    "pretrain.checkpoint_prefix",
-                    pretrain.checkpoint_prefix.is_some(),
-                ),
-                (
-                    "pretrain.checkpoint_saw_labels",
-                    pretrain.checkpoint_saw_labels.is_some(),
-                ),
-                (
-                    "pretrain.checkpoint_scale",
-                    pretrain.checkpoint_scale.is_some(),
-                ),
-            ];
-            let has = pretrain.checkpoint.is_some();
-            rules.extend(about.map(|(field, is)| (field, !is || has, "`checkpoint` beside it")));
-            rules.extend([
-                warmup(
-                    "pretrain.warmup_epochs",
-                    pretrain.warmup_epochs,
-                    pretrain.epochs,
-                ),
-                scale("pretrain.crop_scale", pretrain.crop_scale),
-            ]);
-        }
-        if let Some(probe) = &self.linear_probe {
-            rules.extend([
-                (
-                    "linear_probe.base_lr",
-                    probe.base_lr.are_valid(),
-                    Rates::EXPECTED,
-                ),
-                warmup(
-                    "linear_probe.warmup_epochs",
-                    probe.warmup_epochs,
-                    probe.epochs,
-                ),
-                scale("linear_probe.crop_scale", probe.crop_scale),
-            ]);
-        }
-        if let Some(probe) = &self.attentive_probe {
-            let (rates, epochs) = (probe.base_lr.are_valid(), probe.epochs);
-            rules.extend([
-                ("attentive_probe.base_lr", rates, Rates::EXPECTED),
-                warmup("attentive_probe.warmup_epochs", probe.warmup_epochs, epochs),
-                scale("attentive_probe.crop_scale", probe.crop_scale),
-                (
-                    "attentive_probe.queries",
-                    probe.queries_fit(vit.map(|vit| vit.preset.width)),
-                    "a divisor of the backbone's width (`bench list backbones`), and none with `form: single-query`",
-                ),
-            ]);
-        }
-        if let Some(bag) = &self.bag_of_tokens {
-            let expected = Rates::EXPECTED;
-            rules.push(("bag_of_tokens.l2", bag.l2.are_valid(), expected));
-        }
-        if let Some(tune) = &self.fine_tune {
-            rules.extend([
-                warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
-                scale("fine_tune.crop_scale", tune.crop_scale),
-            ]);
-        }
-        rules
-    }
-}
-
-fn warmup(field: &'static str, warmup: f64, epochs: usize) -> Rule {
-    let expected = "at least 0 and at most `epochs`";
-    (field, warmup <= epochs as f64, expected)
-}
-
-fn scale(field: &'static str, [low, high]: [f64; 2]) -> Rule {
-    let expected = "[smallest, largest] with 0 < smallest <= largest <= 1";
-    (field, low > 0.0 && low <= high, expected)
 }
 
 /// k-NN sorts so many similarities per image.

@@ -207,6 +207,24 @@ fn numbers_out_of_range_are_refused() {
         error.contains("pretrain.mask_ratio") && error.contains("above 0 and below 1"),
         "{error}"
     );
+    // No weight moved, and another ratio than the stated one was used.
+    for (field, value, expected) in [
+        ("base_lr: 0.1", "base_lr: 1.0e-45", "at least 1e-12"),
+        (
+            "mask_ratio: 1.5",
+            "mask_ratio: 1.0e-300",
+            "masks some patches",
+        ),
+        (
+            "mask_ratio: 1.5",
+            "mask_ratio: 0.9999",
+            "leaves some visible",
+        ),
+    ] {
+        let pretrain = pretrain.replace(field, value).replace("1.5", "0.5");
+        let error = refused(&format!("{pretrain}{ROW}"));
+        assert!(error.contains(expected), "{value}: {error}");
+    }
 }
 
 #[test]

@@ -463,4 +463,24 @@ fn what_stands_beside_an_encoder_is_named() {
         "{}",
         left_out(many)
     );
+    let moments: &[(&str, &[usize])] = &[("fc_norm.exp_avg", &[4, 16])];
+    assert_eq!(left_out(moments), "f, no prefix");
+    // The encoder around a chosen one is no head, and neither is the state of an optimiser.
+    let path = dir.path().join("both.safetensors");
+    written(
+        &path,
+        "ema.",
+        &[
+            ("blocks.0.attn.qkv.weight", [48, 16]),
+            (ANCHOR, [16, 48]),
+            ("ema.head.1.weight", [3, 16]),
+        ],
+    );
+    let heads = import(&path, &small(8), Some("ema")).unwrap().left_out;
+    assert_eq!(heads, "`ema.head.1.weight` [3, 16]");
+    let training = import(&fixture("vit/training.pth"), &small(8), None).unwrap();
+    assert_eq!(
+        (training.left_out.as_str(), training.prefix.as_str()),
+        ("", "")
+    );
 }

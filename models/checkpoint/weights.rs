@@ -100,6 +100,14 @@ impl Weights {
         }
     }
 
+    /// Whether all keys of a tensor's name are texts.
+    pub fn is_text(&self, name: &str) -> bool {
+        match self {
+            Self::Pth(file) => !file.contents.numbered.contains(name),
+            Self::Safetensors { .. } => true,
+        }
+    }
+
     /// Shape of a tensor that can be a weight.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match self {

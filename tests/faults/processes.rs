@@ -172,3 +172,36 @@ fn a_terminal_that_closes_keeps_the_state() {
             .any(|path| path.ends_with("state.safetensors"))
     );
 }
+
+/// Both ended the program by their signal, without a word and without the state.
+#[test]
+fn limits_of_file_size_and_cpu_time_end_a_run_with_a_message_and_keep_its_state() {
+    let trial = Trial::new();
+    let limited = |limit: &str, args: &[&str]| {
+        let command = trial.bench.command(args);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+        shell.arg(command.get_program()).args(command.get_args());
+        let envs = command.get_envs();
+        shell.envs(envs.filter_map(|(name, value)| Some((name, value?))));
+        shell.current_dir(command.get_current_dir().unwrap());
+        shell.stdout(Stdio::null()).output().unwrap()
+    };
+    let output = limited("-f 20", &["run", "suite.yaml", "--out", "small"]);
+    assert!(
+        matches!(output.status.code(), Some(1 | 2)),
+        "{}",
+        error(&output)
+    );
+    assert!(
+        error(&output).contains("File too large"),
+        "{}",
+        error(&output)
+    );
+    let args = ["run", "suite.yaml", "--set", "pretrain.epochs=4000"];
+    let output = limited("-S -t 2", &args);
+    assert_eq!(output.status.code(), Some(130), "{}", error(&output));
+    let states = super::files(&trial.bench.path("runs/.store/.state/pretrain"));
+    let is_state = |path: &std::path::PathBuf| path.ends_with("state.safetensors");
+    assert!(states.iter().any(is_state), "{states:?}");
+}

@@ -1,20 +1,22 @@
 // A CUDA driver without a GPU, and the parts of cuBLASLt, cuBLAS, cuRAND and the runtime that a program with `--features cuda` calls. It shows
 // whether the program's calls are in order where no GPU is. Memory is host memory and copies are made; kernels and products compute nothing, so
-// no result means anything. It counts calls, and reports an error for a copy, free or product of memory that it does not know, a wait for a
-// stream that records a graph, a call without a context, and an impossible grid. `driver.sh` beside it builds and uses it.
+// no result means anything. It counts calls, and reports an error for a copy, free or product of memory that it does not know, also when a graph
+// repeats one, a wait for a stream that records a graph, a call without a context, and an impossible grid. It does not know which memory a
+// kernel uses. After an error the exit status is 3. `driver.sh` beside it builds and uses it.
 
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef int Result;
 typedef uint64_t Address;
 enum Kind { LAUNCH, PRODUCT, COPY, ALLOCATION, FREE, KINDS };
 static const char *const NAMES[KINDS] = {"launches", "products", "copies", "allocations", "frees"};
 
-struct Node { enum Kind kind; Address to, from; size_t bytes; };
+struct Node { enum Kind kind; Address to, from; size_t bytes; Address also[3]; };
 struct Graph { struct Node *nodes; int count; };
 struct Stream { int recording; struct Graph *graph; };
 struct Block { Address at; size_t bytes; };
@@ -39,6 +41,10 @@ static void report(void) {
   line("recorded", recorded);
   fprintf(stderr, "DRIVER %ld graphs, started %ld times; at most %.1f MB, %.1f MB never freed; %ld ERRORS\n", graphs, replays, bytes_most / 1e6,
           bytes_held / 1e6, errors);
+  if (errors) {
+    fflush(NULL);
+    _exit(3);
+  }
 }
 
 static Result fail(const char *what) {
@@ -85,6 +91,12 @@ static Result copy(Address to, Address from, size_t bytes) {
   return 0;
 }
 
+static Result multiply(struct Node node) {
+  int all = known(node.to, 1) && known(node.from, node.bytes);
+  for (int i = 0; i < 3; i++) all &= known(node.also[i], 1);
+  return all ? 0 : fail("a product of unknown memory");
+}
+
 // Makes a call on a stream, or records it. The lock is held.
 static Result call(void *handle, struct Node node) {
   struct Stream *stream = stream_of(handle);
@@ -103,6 +115,7 @@ static Result call(void *handle, struct Node node) {
   }
   direct[node.kind]++;
   if (node.kind == COPY) return copy(node.to, node.from, node.bytes);
+  if (node.kind == PRODUCT) return multiply(node);
   return node.kind == FREE ? release(node.to) : 0;
 }
 
@@ -169,9 +182,10 @@ Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream
   return LOCKED(call(stream, (struct Node){COPY, to, from, bytes}));
 }
 Result cuMemcpyPeerAsync() { return fail("a copy between devices"); }
-Result cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void *stream) {
+static Result fill(Address at, unsigned char value, size_t bytes) {
   return known(at, bytes) ? (memset((void *)at, value, bytes), 0) : fail("a fill of unknown memory");
 }
+Result cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void *stream) { return LOCKED(fill(at, value, bytes)); }
 
 // ---- the driver: kernels, streams, events
 
@@ -186,7 +200,8 @@ Result cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned b
   int fits = gx && gy && gz && bx && by && bz && bx * by * bz <= 1024 && gx <= INT32_MAX && gy <= 65535 && gz <= 65535;
   return LOCKED(fits ? call(stream, (struct Node){LAUNCH}) : fail("an impossible grid"));
 }
-Result cuStreamCreate(void **to, unsigned flags) { return opened == 256 ? fail("too many streams") : (*to = streams + opened++, 0); }
+static Result open_stream(void **to) { return opened == 256 ? fail("too many streams") : (*to = streams + opened++, 0); }
+Result cuStreamCreate(void **to, unsigned flags) { return LOCKED(open_stream(to)); }
 Result cuStreamCreateWithPriority(void **to, unsigned flags, int priority) { return cuStreamCreate(to, flags); }
 Result cuStreamDestroy_v2(void *stream) { return stream_of(stream)->recording ? fail("the end of a stream that records") : 0; }
 Result cuStreamSynchronize(void *stream) { return stream_of(stream)->recording ? fail("a wait for a stream that records") : 0; }
@@ -223,6 +238,7 @@ static Result replay(struct Graph *graph) {
   for (int i = 0; i < graph->count; i++) {
     struct Node *node = graph->nodes + i;
     if (node->kind == COPY && copy(node->to, node->from, node->bytes)) return 1;
+    if (node->kind == PRODUCT && multiply(*node)) return 1;
   }
   return context ? 0 : fail("no context on this thread");
 }
@@ -256,6 +272,5 @@ Result cublasLtMatmulAlgoGetHeuristic(void *handle, int *matmul, void *a, void *
 }
 Result cublasLtMatmul(void *handle, void *matmul, const void *alpha, Address a, void *of_a, Address b, void *of_b, const void *beta, Address c,
                       void *of_c, Address d, void *of_d, const void *algorithm, Address workspace, size_t bytes, void *stream) {
-  int all = known(a, 1) && known(b, 1) && known(c, 1) && known(d, 1) && known(workspace, bytes);
-  return LOCKED(all ? call(stream, (struct Node){PRODUCT}) : fail("a product of unknown memory")) ? 14 : 0;
+  return LOCKED(call(stream, (struct Node){PRODUCT, d, workspace, bytes, {a, b, c}})) ? 14 : 0;  // CUBLAS_STATUS_INTERNAL_ERROR
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # driver.sh PROGRAM [ARGUMENT..]: runs a program that was built with `--features cuda` on the driver of driver.c, which computes nothing.
-# It shows whether the calls of the CUDA driver are in order where no GPU is; a line on standard error counts them, and ERRORS must be 0.
+# It shows whether the calls of the CUDA driver are in order where no GPU is. Lines on standard error count them. The exit status is the program's,
+# or 3 if a call was not in order.
 # Needs a C compiler, and NVRTC as on a GPU (docs/gpus.md). DRIVER_GB sets the memory in GB; with DRIVER_WITHOUT_BIAS, cuBLASLt adds no bias.
 #
 #   models/kernels/testing/driver.sh target/release/bench speed pretrain --preset vit-ti-32 --batch 32 --precision bf16 --device cuda

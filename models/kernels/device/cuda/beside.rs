@@ -301,11 +301,10 @@ impl Launcher for Beside {
                 }
             }
         });
-        // The recording ends whatever happened.
-        let ended = self.call(graph::RECORDING, || {
-            graph::end(&recording, stream, &self.gpu.name)
-        });
+        // The recording ends whatever happened, so this is no `call`, which an earlier error would prevent.
+        let ended = graph::end(&recording, stream, &self.gpu.name);
         issued?;
+        let ended = ended.map_err(|error| self.refused(driver(graph::RECORDING)(error)));
         Ok(ended?.map(|graph| Box::new(graph) as Box<dyn Combined>))
     }
 

@@ -39,7 +39,10 @@ pub(super) fn end(
     stream: &Arc<CudaStream>,
     name: &str,
 ) -> std::result::Result<Option<Graph>, DriverError> {
-    let graph = recording.end_capture(Flags(0))?;
+    // Otherwise `end_capture` returns an error of an earlier call and does not end the recording.
+    let earlier = recording.context().check_err();
+    let graph = recording.end_capture(Flags(0));
+    let graph = earlier.and(graph)?;
     Ok(graph.map(|graph| Graph {
         graph,
         stream: stream.clone(),

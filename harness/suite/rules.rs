@@ -1,0 +1,135 @@
+//! What fields of recipes need of other fields and of the model. The schema has the ranges of single fields.
+
+use tessera_models::vit::{Layer, VitConfig};
+
+use super::rates::Rates;
+use super::recipe::{Pretrain, Recipes};
+
+/// A field, whether its value agrees with other fields, and what is expected. The schema has the ranges.
+pub(super) type Rule = (&'static str, bool, &'static str);
+
+impl Recipes {
+    /// Returns the rules of recipes for the model `vit`.
+    pub(super) fn rules(&self, vit: Option<VitConfig>) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = Vec::new();
+        if let Some(pretrain) = &self.pretrain {
+            rules.extend(of_pretrain(pretrain, vit));
+        }
+        if let Some(probe) = &self.linear_probe {
+            rules.extend([
+                (
+                    "linear_probe.base_lr",
+                    probe.base_lr.are_valid(),
+                    Rates::EXPECTED,
+                ),
+                warmup(
+                    "linear_probe.warmup_epochs",
+                    probe.warmup_epochs,
+                    probe.epochs,
+                ),
+                scale("linear_probe.crop_scale", probe.crop_scale),
+            ]);
+        }
+        if let Some(probe) = &self.attentive_probe {
+            let (rates, epochs) = (probe.base_lr.are_valid(), probe.epochs);
+            rules.extend([
+                ("attentive_probe.base_lr", rates, Rates::EXPECTED),
+                warmup("attentive_probe.warmup_epochs", probe.warmup_epochs, epochs),
+                scale("attentive_probe.crop_scale", probe.crop_scale),
+                (
+                    "attentive_probe.queries",
+                    probe.queries_fit(vit.map(|vit| vit.preset.width)),
+                    "a divisor of the backbone's width (`bench list backbones`), and none with `form: single-query`",
+                ),
+            ]);
+        }
+        if let Some(bag) = &self.bag_of_tokens {
+            let expected = Rates::EXPECTED;
+            rules.push(("bag_of_tokens.l2", bag.l2.are_valid(), expected));
+        }
+        if let Some(tune) = &self.fine_tune {
+            rules.extend([
+                rate("fine_tune.base_lr", tune.base_lr),
+                warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
+                scale("fine_tune.crop_scale", tune.crop_scale),
+            ]);
+        }
+        rules
+    }
+
+    /// Returns the rules of the layers that are read.
+    pub(super) fn layers(&self, vit: Option<VitConfig>) -> Vec<Rule> {
+        let all = [
+            ("knn.layer", self.knn.as_ref().map(|knn| knn.layer)),
+            (
+                "linear_probe.layer",
+                self.linear_probe.as_ref().map(|probe| probe.layer),
+            ),
+            (
+                "attentive_probe.layer",
+                self.attentive_probe.as_ref().map(|probe| probe.layer),
+            ),
+        ];
+        let fits = |layer: Layer| vit.is_none_or(|vit| layer.fits(vit.preset.depth));
+        let rule =
+            |(field, layer): (_, Option<Layer>)| Some((field, fits(layer?), Layer::EXPECTED));
+        all.into_iter().filter_map(rule).collect()
+    }
+}
+
+fn of_pretrain(pretrain: &Pretrain, vit: Option<VitConfig>) -> Vec<Rule> {
+    let about = [
+        (
+            "pretrain.checkpoint_prefix",
+            pretrain.checkpoint_prefix.is_some(),
+        ),
+        (
+            "pretrain.checkpoint_saw_labels",
+            pretrain.checkpoint_saw_labels.is_some(),
+        ),
+        (
+            "pretrain.checkpoint_scale",
+            pretrain.checkpoint_scale.is_some(),
+        ),
+    ];
+    let has = pretrain.checkpoint.is_some();
+    let about = about.map(|(field, is)| (field, !is || has, "`checkpoint` beside it"));
+    let masks = |vit: VitConfig| {
+        let patches = vit.num_patches();
+        // As MAE rounds.
+        let visible = (patches as f64 * (1.0 - pretrain.mask_ratio)) as usize;
+        has || (1..patches).contains(&visible)
+    };
+    let own = [
+        rate("pretrain.base_lr", pretrain.base_lr),
+        (
+            "pretrain.mask_ratio",
+            vit.is_none_or(masks),
+            "a ratio that masks some patches of an image and leaves some visible",
+        ),
+        warmup(
+            "pretrain.warmup_epochs",
+            pretrain.warmup_epochs,
+            pretrain.epochs,
+        ),
+        scale("pretrain.crop_scale", pretrain.crop_scale),
+    ];
+    about.into_iter().chain(own).collect()
+}
+
+fn rate(field: &'static str, rate: f64) -> Rule {
+    /// AdamW moves a number by about the rate, and f32 weights of 0.02 are 2e-9 apart.
+    const LEAST: f64 = 1e-12;
+    let expected = "at least 1e-12, because smaller steps change no weight in f32";
+    (field, rate >= LEAST, expected)
+}
+
+fn warmup(field: &'static str, warmup: f64, epochs: usize) -> Rule {
+    let expected = "at least 0 and at most `epochs`";
+    (field, warmup <= epochs as f64, expected)
+}
+
+fn scale(field: &'static str, [low, high]: [f64; 2]) -> Rule {
+    let expected = "[smallest, largest] with 0 < smallest <= largest <= 1";
+    (field, low > 0.0 && low <= high, expected)
+}
