@@ -175,7 +175,7 @@ fn read(
     let beside = names_beside(&path);
     let names = match files::read(&beside) {
         Ok(bytes) => Some(String::from_utf8(bytes).map_err(|e| e.to_string())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if files::says_absent(&error) && !beside.is_symlink() => None,
         Err(error) => Some(Err(error.to_string())),
     };
     let names = names.transpose().map_err(|message| Error::File {
@@ -204,7 +204,8 @@ fn check_labels(ids: &Ids, label: impl Fn(usize) -> u32) -> Result<(), String> {
     let refuse = |message: String| format!("{}: {message}; {REMEDY}", path.display());
     let file = match files::open(&path) {
         Ok(file) => file,
-        Err(error) if files::says_absent(&error) => return Ok(()),
+        // A link to nothing is a file that is not here now.
+        Err(error) if files::says_absent(&error) && !path.is_symlink() => return Ok(()),
         Err(error) => return Err(refuse(error.to_string())),
     };
     let npy = numpy::open(BufReader::new(file)).map_err(|e| refuse(e.to_string()))?;
