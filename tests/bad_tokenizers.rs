@@ -381,4 +381,15 @@ fn a_token_file_row_reads_the_output_of_tokenize() {
     common::write_ids(&labels, 95, 1, |_| 0);
     let parts = ["found 95 labels, expected 96", remedy];
     file.refused(&["score", "suite.yaml", "--out", "out"], &parts);
+    // A disk that is not there.
+    for name in ["ids.labels.npy", "ids.files.txt"] {
+        let path = file.path(name);
+        let _ = std::fs::remove_file(&labels);
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        file.refused(
+            &["score", "suite.yaml", "--out", "out"],
+            &[name, "No such file"],
+        );
+        std::fs::remove_file(&path).unwrap();
+    }
 }

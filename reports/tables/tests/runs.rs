@@ -156,7 +156,7 @@ fn the_csv_says_of_a_row_what_footnotes_say() {
     let mut reader = csv::Reader::from_reader(rendered.csv.as_bytes());
     let notes = reader
         .records()
-        .map(|row| row.unwrap().iter().last().unwrap().to_owned());
+        .map(|row| row.unwrap().iter().next_back().unwrap().to_owned());
     assert_eq!(
         Vec::from_iter(notes),
         [
