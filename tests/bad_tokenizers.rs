@@ -388,7 +388,7 @@ fn a_token_file_row_reads_the_output_of_tokenize() {
         std::os::unix::fs::symlink("nowhere", &path).unwrap();
         file.refused(
             &["score", "suite.yaml", "--out", "out"],
-            &[name, "No such file"],
+            &[name, "which does not exist"],
         );
         std::fs::remove_file(&path).unwrap();
     }
