@@ -289,12 +289,12 @@ fn tables_of_an_earlier_report_have_the_numbers_of_the_run() {
     bench.fine(&["report", "out", "--tables", "2"]);
     let before = read();
     std::fs::create_dir_all(bench.path("out/figures")).unwrap();
-    for name in ["my.svg", "tcas-lp.svg"] {
+    for name in ["my-lp.svg", "curves-mine.svg", "tcas-lp.svg"] {
         std::fs::write(bench.path("out/figures").join(name), "").unwrap();
     }
     bench.fine(&[&score[..], &["fit_seeds=[1]"]].concat());
     let has = |name: &str| bench.path("out/figures").join(name).exists();
-    assert!(has("my.svg") && !has("tcas-lp.svg"));
+    assert!(has("my-lp.svg") && has("curves-mine.svg") && !has("tcas-lp.svg"));
     let after = read();
     assert_ne!(before, after);
     bench.fine(&["report", "out", "--tables", "2"]);

@@ -42,6 +42,12 @@ fn names_and_attributes_that_are_defined_twice_are_refused() {
     ] {
         refused(what, &suite("onnx-ids", &file, ""), &[what, "unique names"]);
     }
+    // The input of a body may have the name of a value around it.
+    let shape = message(2, message(1, number(1, FLOAT)));
+    let body = message(11, [message(1, "f"), shape].concat());
+    let body = [message(1, "body"), message(6, body), number(20, 5)].concat();
+    let body = plain().node("Loop", &["f"], &["y"], &[body]);
+    targets(&suite("onnx-ids", &ids(body), ""), "rten").unwrap();
     // Old files list weights among the inputs, too.
     let old = plain().input("w", FLOAT, &[CODES, 3, 4, 4]);
     targets(&suite("onnx-ids", &ids(old), ""), "rten").unwrap();
@@ -68,6 +74,8 @@ fn an_output_that_depends_on_the_number_of_images_is_refused() {
             ),
         }
         targets(&suite("onnx", &file, ", batch: 1"), engine).unwrap();
+        targets(&suite("onnx-ids", &ids(plain()), ", batch: 2"), engine).unwrap();
+        targets(&suite("onnx-ids", &ids(plain()), ", batch: 3"), engine).unwrap();
     }
 }
 

@@ -9,22 +9,27 @@ impl Onnx<'_> {
     pub fn repeated(&self) -> Option<String> {
         let bodies = self.functions.iter().map(|(_, _, body)| body);
         let mut all = bodies.chain([&self.graph]);
-        all.find_map(|graph| repeated(graph, &mut HashSet::new()))
+        all.find_map(|graph| repeated(graph, false, &mut HashSet::new()))
     }
 }
 
 /// Returns what `graph`, in which `outer` names are visible, defines twice. Leaves `outer` as it was unless it returns something.
-fn repeated<'a>(graph: &Graph<'a>, outer: &mut HashSet<&'a str>) -> Option<String> {
+fn repeated<'a>(graph: &Graph<'a>, is_inner: bool, outer: &mut HashSet<&'a str>) -> Option<String> {
     let weights = graph.weights.iter().map(|weight| weight.name);
     let is_weight: HashSet<&str> = weights.clone().collect();
-    // Old files list the weights among the inputs, too.
+    // Old files list the weights among the inputs, too. The inputs of a body may be called as values around it.
     let inputs = graph.inputs.iter().map(|input| input.name);
-    let inputs = inputs.filter(|name| !is_weight.contains(name));
-    let outputs = graph.nodes.iter().flat_map(|node| &node.outputs).copied();
-    let named = |name: &&str| !name.is_empty();
-    let own: Vec<&str> = weights.chain(inputs).chain(outputs).filter(named).collect();
-    if let Some(name) = own.iter().find(|name| !outer.insert(*name)) {
-        return Some(format!("the value `{name}`"));
+    let inputs = inputs.filter(|name| !is_inner && !is_weight.contains(name));
+    let mut own: Vec<&str> = Vec::new();
+    let mut define = |name: &'a str, outer: &mut HashSet<&'a str>| {
+        let is_new = name.is_empty() || outer.insert(name);
+        own.push(name);
+        (!is_new).then(|| format!("the value `{name}`"))
+    };
+    for name in weights.chain(inputs) {
+        if let Some(found) = define(name, outer) {
+            return Some(found);
+        }
     }
     for node in &graph.nodes {
         let mut known = HashSet::new();
@@ -33,9 +38,13 @@ fn repeated<'a>(graph: &Graph<'a>, outer: &mut HashSet<&'a str>) -> Option<Strin
             let (name, operator) = (attribute.name, node.operator);
             return Some(format!("the attribute `{name}` of {operator}"));
         }
+        // Values of later nodes are not visible in a body.
         let mut inner = node.attributes.iter().flat_map(|a| &a.graphs);
-        if let Some(found) = inner.find_map(|graph| repeated(graph, outer)) {
-            return Some(found);
+        let found = inner.find_map(|graph| repeated(graph, true, outer));
+        let mut outputs = node.outputs.iter();
+        let found = found.or_else(|| outputs.find_map(|name| define(name, outer)));
+        if found.is_some() {
+            return found;
         }
     }
     for name in &own {
