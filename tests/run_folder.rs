@@ -39,6 +39,27 @@ fn rows_outside_the_selection_stay() {
     assert_eq!(results(&out), whole);
 }
 
+/// Seeds left the folder without a word.
+#[test]
+fn results_that_leave_the_folder_are_named() {
+    let bench = Bench::whole();
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    let whole = column(&bench.path("out"), "seed");
+    assert!(whole.contains(&"1".to_owned()), "{whole:?}");
+    let args = [
+        &["score", "suite.yaml", "--out", "out"][..],
+        &["--only", K4, "--set", "seeds=[0]"],
+    ]
+    .concat();
+    let said = common::error(&bench.bench(&args));
+    assert!(
+        said.contains("out no longer has") && said.contains(&format!("{K4} (seed 1)")),
+        "{said}"
+    );
+    let said = common::error(&bench.bench(&args));
+    assert!(!said.contains("no longer has"), "{said}");
+}
+
 /// A row that this call does not select must not make it fail.
 #[test]
 fn a_wrong_row_outside_the_selection_is_pending_with_the_reason() {
@@ -292,7 +313,11 @@ fn tables_of_an_earlier_report_have_the_numbers_of_the_run() {
     for name in ["my-lp.svg", "curves-mine.svg", "tcas-lp.svg"] {
         std::fs::write(bench.path("out/figures").join(name), "").unwrap();
     }
-    bench.fine(&[&score[..], &["fit_seeds=[1]"]].concat());
+    let said = error(&bench.bench(&[&score[..], &["fit_seeds=[1]"]].concat()));
+    assert!(
+        said.contains("tables 2 of an earlier `bench report` are written again"),
+        "{said}"
+    );
     let has = |name: &str| bench.path("out/figures").join(name).exists();
     assert!(has("my-lp.svg") && has("curves-mine.svg") && !has("tcas-lp.svg"));
     let after = read();

@@ -306,6 +306,8 @@ pub fn report(
     let mut cx = data.table_context(comparisons);
     cx.notes.extend(left_out(&records));
     let losses = data.losses();
+    // Rows of other runs may have the same names.
+    cx.own = data.records.iter().map(TableContext::recipe_of).collect();
     cx.risen = risen_rows(&losses)
         .map(|(row, ..)| row.to_owned())
         .collect();

@@ -93,6 +93,9 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
+    if let Some(leaving) = replaced.leaving(&board.data.records) {
+        cx.reporter.note(&leaving);
+    }
     walk.pass(Mode::Lookup, &mut board)?;
     board.write_about(&replaced.earlier)?;
     check_memory(&walk, cx, &images, depth == Depth::All)?;
@@ -110,7 +113,16 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
 fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Finished> {
     board.write()?;
     // Those of an earlier report would show earlier numbers.
-    let tables = write::with_present(out, &cx.suite.file.report.tables);
+    let of_suite = &cx.suite.file.report.tables;
+    let tables = write::with_present(out, of_suite);
+    let others = tables.iter().filter(|number| !of_suite.contains(number));
+    let others: Vec<String> = others.map(u32::to_string).collect();
+    if !others.is_empty() {
+        cx.reporter.note(&format!(
+            "tables {} of an earlier `bench report` are written again, with the rows of this run only",
+            others.join(", ")
+        ));
+    }
     write::report(out, &board.data, &tables, &[])?;
     let records = &board.data.records;
     sums::write(out, records)?;

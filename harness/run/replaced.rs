@@ -168,6 +168,34 @@ impl<'a> Replaced<'a> {
         )
     }
 
+    /// Says which finished results leave the folder because the rows or seeds of this run, those of `records`, are others; `None` if none does.
+    pub fn leaving(&self, records: &[Record]) -> Option<String> {
+        let stays = |old: &Record| {
+            let mut all = records.iter();
+            all.any(|new| (&new.tokenizer, new.seed) == (&old.tokenizer, old.seed))
+        };
+        let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+        let earlier = self.earlier.records.iter().flatten();
+        for old in earlier.filter(|old| old.status == "ok" && !stays(old)) {
+            let (name, seed) = (old.tokenizer.as_str(), old.seed.to_string());
+            match rows.iter_mut().find(|(row, _)| *row == name) {
+                Some((_, seeds)) => seeds.push(seed),
+                None => rows.push((name, vec![seed])),
+            }
+        }
+        let shown = rows
+            .iter()
+            .map(|(row, seeds)| format!("{row} (seed {})", seeds.join(", ")));
+        let shown: Vec<String> = shown.collect();
+        (!shown.is_empty()).then(|| {
+            format!(
+                "{} no longer has {}, which are not of this run; the store keeps their results for a run with these rows and seeds",
+                self.out.display(),
+                named(shown.iter().map(String::as_str))
+            )
+        })
+    }
+
     /// Returns how the results of `rows` differ from those that are looked for, and the remedy that follows.
     fn difference(&self, cx: &Context<'_>, rows: &[&str]) -> (String, String) {
         let machine = cx.machine();

@@ -175,10 +175,13 @@ impl Stage for Fit<'_> {
         // Programs load their models first, one after another.
         let (label, start) = (format!("program: {}", self.row.name), Instant::now());
         on.cx.reporter.begin(&label, 0, 0, None);
-        opened().inspect(|_| {
-            let seconds = start.elapsed().as_secs_f64();
-            on.cx.reporter.end(&label, seconds, Outcome::Done);
-        })
+        let opened = opened();
+        let error = opened.as_ref().err().map(ToString::to_string);
+        let outcome = error.as_deref().map_or(Outcome::Done, Outcome::Failed);
+        on.cx
+            .reporter
+            .end(&label, start.elapsed().as_secs_f64(), outcome);
+        opened
     }
 
     fn outputs(&self) -> &'static [&'static str] {

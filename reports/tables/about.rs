@@ -1,7 +1,9 @@
 //! The description of a table, and data of tables besides the records.
 
+use std::collections::BTreeSet;
+
 use super::rows::Row;
-use crate::columns::{Comparison, MetricRow};
+use crate::columns::{Comparison, MetricRow, Record};
 use crate::table::Table;
 
 /// A table that can be written.
@@ -35,6 +37,24 @@ pub struct TableContext {
     pub metrics: Vec<MetricRow>,
     /// Rows whose pretraining has not lowered its loss.
     pub risen: Vec<String>,
+    /// Rows of the run that `risen` and `overrides` are of, if there are rows of other runs: tokenizer, recipe and images.
+    pub own: BTreeSet<[String; 3]>,
     /// Further footnotes.
     pub notes: Vec<String>,
+}
+
+impl TableContext {
+    /// Returns what tells rows of one name apart.
+    pub fn recipe_of(record: &Record) -> [String; 3] {
+        let all = [
+            &record.tokenizer,
+            &record.recipe_hash,
+            &record.dataset_fingerprint,
+        ];
+        all.map(String::clone)
+    }
+
+    pub(super) fn is_own(&self, record: &Record) -> bool {
+        self.own.is_empty() || self.own.contains(&Self::recipe_of(record))
+    }
 }

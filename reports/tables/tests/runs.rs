@@ -165,4 +165,14 @@ fn the_csv_says_of_a_row_what_footnotes_say() {
             "Codebook fitted once; Built with labels; loss is NaN",
         ]
     );
+    // A row of another run that has the same name.
+    let of_other = TableContext {
+        own: [["No pretraining", "ab", ""].map(String::from)].into(),
+        ..cx
+    };
+    let csv = render(3, &all, &of_other).unwrap().csv;
+    assert!(
+        !csv.contains("epochs = 4") && csv.contains("Another recipe than most rows (cd)\n"),
+        "{csv}"
+    );
 }
