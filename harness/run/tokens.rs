@@ -1,6 +1,7 @@
 //! `bench tokenize`: writes a split's targets as `.npy`, with labels and file names in the same order.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     if let Some(reason) = &row.skip {
         return Err(anyhow!("row {:?} is skipped: {reason}", row.name));
     }
+    refuse_other(out)?;
     let beside = files::beside(out);
     store::sweep(beside.parent().unwrap_or(out));
     // Before any work, because a tokenizer may run for hours.
@@ -60,6 +62,34 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+/// Refuses to replace a file that is no `.npy` file, and names that no earlier call has written.
+///
+/// # Errors
+/// The file, and the remedy.
+fn refuse_other(out: &Path) -> anyhow::Result<()> {
+    const MAGIC: &[u8] = b"\x93NUMPY";
+    let (labels, names) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
+    let is_other = |path: &Path| {
+        let bytes = files::open(path).and_then(|file| {
+            let mut first = Vec::new();
+            file.take(MAGIC.len() as u64).read_to_end(&mut first)?;
+            Ok(first)
+        });
+        bytes.is_ok_and(|first| !first.is_empty() && first != MAGIC)
+    };
+    let written = |path: &Path| path.exists() && !is_other(path);
+    let others = [out, &labels].into_iter().find(|path| is_other(path));
+    // A call that ended early leaves labels and names.
+    let alone = names.exists() && !written(out) && !written(&labels);
+    match others.or(alone.then_some(&names)) {
+        None => Ok(()),
+        Some(other) => bail!(
+            "{}: a file that `bench tokenize` has not written is there; name another file with --out, or move this one",
+            other.display()
+        ),
+    }
 }
 
 /// Writes the targets to `beside`, then the labels and names next to `out`, and renames `beside` to `out`.

@@ -247,7 +247,8 @@ fn readable<T>(read: io::Result<T>) -> io::Result<Result<T, String>> {
         // In place of a file: a folder, a pipe or a device.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(Err(error.to_string())),
         Err(error)
-            if [libc::EIO, libc::EISDIR, libc::ENOTDIR]
+            // A link to itself is no file either.
+            if [libc::EIO, libc::EISDIR, libc::ENOTDIR, libc::ELOOP]
                 .map(Some)
                 .contains(&error.raw_os_error()) =>
         {

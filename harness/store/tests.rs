@@ -450,3 +450,21 @@ fn state_that_cannot_be_removed_is_said_beside_the_error() {
     );
     assert!(!state.exists());
 }
+
+/// A link to itself in place of a record ended every call.
+#[test]
+fn a_link_to_itself_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, said) = told(dir.path());
+    let get = || {
+        store
+            .get_or(&provenance(1), &|| false, |_| Ok(json!(7)))
+            .unwrap()
+    };
+    let record = get().dir.join("result.json");
+    std::fs::remove_file(&record).unwrap();
+    std::os::unix::fs::symlink(&record, &record).unwrap();
+    assert_eq!(get().result, json!(7));
+    assert!(record.is_file() && !record.is_symlink());
+    assert!(said.lock().unwrap().join("\n").contains("is damaged"));
+}

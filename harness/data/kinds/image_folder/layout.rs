@@ -1,7 +1,7 @@
 //! The folders of a dataset, and messages about other layouts.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tessera_models::files::{is_absent, says_absent};
 use tessera_models::foreign;
@@ -74,11 +74,33 @@ pub fn classes(root: &Path, list: Option<&Path>) -> Result<Layout, DataError> {
     let classes = choose(&found, list, root)?;
     let mut omitted = train.omitted;
     omitted.append(val.unwrap_or_default().omitted);
+    if splits[0] == Some("train") {
+        beside(root, &splits, &mut omitted);
+    }
     Ok(Layout {
         classes,
         splits,
         omitted,
     })
+}
+
+/// Adds images and folders of images in the root, which lie in no split: loose images, and folders that are called as a split is.
+fn beside(root: &Path, splits: &[Option<&str>; 2], omitted: &mut Omitted) {
+    let mut all: Vec<PathBuf> = entries(root)
+        .unwrap_or_default()
+        .iter()
+        .map(|entry| entry.path())
+        .collect();
+    all.sort_unstable();
+    for path in all {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_other = splits.iter().flatten().all(|split| *split != name);
+        let is_hidden = is_hidden(name.as_bytes());
+        let is_folder = path.is_dir() && is_split(&path);
+        if is_other && !is_hidden && (is_folder || path.is_file() && is_image(&path)) {
+            omitted.other(name, "in no split");
+        }
+    }
 }
 
 /// Returns the names of the visible folders in `folder`, sorted.

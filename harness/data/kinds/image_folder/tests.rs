@@ -394,6 +394,27 @@ fn a_part_of_every_class_is_held_out() {
 }
 
 #[test]
+fn images_in_no_split_are_named() {
+    let dir = folder(1);
+    let at = |name: &str| dir.path().join(name);
+    for folder in ["test/ant", "notes"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    fs::copy(at("train/ant/0.png"), at("loose.png")).unwrap();
+    fs::write(at("README.md"), "").unwrap();
+    let omitted = scanned(dir.path()).unwrap().omitted;
+    let found = omitted
+        .others
+        .iter()
+        .find(|of| of.reason == "in no split")
+        .unwrap();
+    assert_eq!(
+        (found.count, &found.names[..]),
+        (2, &["loose.png".to_owned(), "test".into()][..])
+    );
+}
+
+#[test]
 fn val_images_that_are_in_train_too_are_counted() {
     let dir = folder(2);
     let scan = scanned(dir.path()).unwrap();
