@@ -16,7 +16,7 @@ pub fn env(config: &Config) -> Result<Value, ConfigError> {
         .map_err(|(field, message)| config.error(&field, message))
 }
 
-/// Returns what to write so that [`env`] gives `value` back: a folder may be called `${NAME}`. An optional row whose variables are not set keeps
+/// Returns what to write so that [`env()`] gives `value` back: a folder may be called `${NAME}`. An optional row whose variables are not set keeps
 /// them.
 pub fn literal(value: &Value) -> Value {
     match value {
