@@ -105,7 +105,7 @@ pub trait Combined: Send {
 
 /// The interface of a device. Operations run in the order of the calls, from any thread.
 ///
-/// Implementations trust addresses: only [`Device`] calls them, after checking.
+/// Implementations trust addresses: only [`Device`](super::Device) calls them, after checking.
 #[expect(unsafe_code, reason = "the caller vouches for addresses")]
 pub trait Launcher: Send + Sync {
     /// Returns the name, for messages and records.
