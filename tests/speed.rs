@@ -7,7 +7,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Bench, HEAD};
+use common::{Bench, HEAD, tell};
 
 const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/suites/quickstart.yaml");
 
@@ -152,6 +152,15 @@ fn a_ledger_counts_a_step_without_a_gpu() {
         of("predicted, not measured, without copies from the host: H100").is_some(),
         "{said}"
     );
+    // The step that BENCHMARKS.md predicts.
+    let large = ["--preset", "vit-s-224", "--batch", "4096", "--ledger"];
+    let large = bench.fine(&[&["speed", "pretrain"], &large[..]].concat());
+    let last: Vec<&str> = large.lines().rev().take(2).collect();
+    assert!(
+        last[1].contains("573 launches") && last[0].starts_with("predicted"),
+        "{large}"
+    );
+    tell(&format!("ViT-S/16, 224 px, {}; {}", last[1], last[0]));
     let json: serde_json::Value =
         serde_json::from_str(&bench.fine(&[&args[..], &["--json"]].concat())).unwrap();
     assert_eq!(json["images"], 64);

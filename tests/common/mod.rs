@@ -116,10 +116,15 @@ pub fn write_ids(path: &Path, images: usize, patches: usize, id: impl Fn(usize) 
     writer.finish().unwrap();
 }
 
-/// Prints that a test was skipped, and why, on standard error. The test harness captures the output of passing tests.
-pub fn skipped(why: &str) {
+/// Prints a line on standard error. The test harness captures the output of passing tests.
+pub fn tell(line: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Prints that a test was skipped, and why.
+pub fn skipped(why: &str) {
+    tell(&format!("SKIPPED: {why}"));
 }
 
 /// Returns whether an ONNX Runtime library can be opened. Without one, it prints that this half of the test is skipped.
