@@ -91,7 +91,7 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     // Buffers of integers and booleans are no weights, and an optimiser's state has keys that are numbers.
     let weights = found
         .iter()
-        .filter(|(_, stored)| file.unread(stored).is_none() && file.is_text(stored));
+        .filter(|(_, stored)| file.unread(stored).is_none() && file.is_text(stored, &prefix));
     let strange: Vec<&str> = weights.map(|(name, _)| name.as_str()).take(3).collect();
     if !strange.is_empty() {
         return Err(refuse(format!(
@@ -123,7 +123,7 @@ fn heads(file: &Weights, prefix: &str, width: usize) -> String {
         let inner = own.map_or(name.as_str(), |own| &name[own.len()..]);
         // `weight_v` and `original1` are those of a weight in parts.
         let last = name.rsplit('.').next().unwrap_or_default();
-        (last.starts_with("weight") || last.starts_with("original"))
+        (last.contains("weight") || last.starts_with("original"))
             && reads(&shape, width)
             && (own.is_none() || is_beside(inner) && own == Some(prefix))
             && !name.split('.').any(|part| part.starts_with("decoder"))

@@ -6,7 +6,7 @@
 mod pickle;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -62,8 +62,8 @@ pub(crate) struct Contents {
     pub tensors: BTreeMap<String, Strided>,
     /// Other tensors: why they cannot be read.
     pub unread: BTreeMap<String, &'static str>,
-    /// Names of tensors that have a key which is no text, such as those in the state of an optimiser.
-    pub numbered: HashSet<String>,
+    /// Of tensors that have a key which is no text, such as those in the state of an optimiser: bytes of the name up to the last such key.
+    pub numbered: HashMap<String, usize>,
     /// The first objects, lists and tuples, in which tensors may be.
     pub objects: Vec<String>,
 }
@@ -209,13 +209,13 @@ impl Nodes {
         let mut found = Contents::default();
         found.objects.extend(self.object(root));
         let mut walked = HashSet::from([root]);
-        let mut next = VecDeque::from([(String::new(), root, false)]);
-        while let Some((prefix, at, is_numbered)) = next.pop_front() {
+        let mut next = VecDeque::from([(String::new(), root, 0)]);
+        while let Some((prefix, at, before)) = next.pop_front() {
             let Node::Dict(items) = &self.0[at] else {
                 continue;
             };
             for (at, (key, value)) in items.iter().enumerate() {
-                let is_numbered = is_numbered || !matches!(self.0[*key], Node::Text(_));
+                let is_text = matches!(self.0[*key], Node::Text(_));
                 let key = match &self.0[*key] {
                     Node::Text(key) => Cow::from(key),
                     Node::Int(key) => key.to_string().into(),
@@ -235,14 +235,19 @@ impl Nodes {
                 if tensor.is_some() && found.has(&name()) {
                     return Err(format!("its pickle has two tensors `{}`", name()));
                 }
-                if is_numbered && tensor.is_some() {
-                    found.numbered.insert(name());
+                let numbered = if is_text {
+                    before
+                } else {
+                    prefix.len() + key.len()
+                };
+                if numbered > 0 && tensor.is_some() {
+                    found.numbered.insert(name(), numbered);
                 }
                 match tensor {
                     Some(Ok(tensor)) => drop(found.tensors.insert(name(), tensor)),
                     Some(Err(why)) => drop(found.unread.insert(name(), why)),
                     None if is_dict && walked.insert(*value) => {
-                        next.push_back((format!("{}.", name()), *value, is_numbered));
+                        next.push_back((format!("{}.", name()), *value, numbered));
                     }
                     None if found.objects.len() < OBJECTS => {
                         let object = self.object(*value);

@@ -84,13 +84,12 @@ pub fn header<R: Read + Seek>(reader: &mut R) -> io::Result<NpyHeader> {
     Ok(header)
 }
 
-/// Returns the product of the numbers in the parentheses of a header, which are the lengths of the axes; `None` above 64 bits.
+/// Returns the product of all numbers of a header but zeros, among which are the lengths of the axes; `None` above 64 bits.
 fn elements(header: &str) -> Option<u64> {
-    let inside = header.split_once('(').map_or("", |(_, rest)| rest);
-    let lengths = inside.split(|c: char| !c.is_ascii_digit());
+    let lengths = header.split(|c: char| !c.is_ascii_digit());
     let mut lengths = lengths.filter(|digits| !digits.is_empty());
     lengths.try_fold(1_u64, |product, digits| {
-        product.checked_mul(digits.parse().ok()?)
+        product.checked_mul(digits.parse::<u64>().ok()?.max(1))
     })
 }
 
@@ -212,6 +211,7 @@ mod tests {
             "(5, 4, 000010661754042618973752)",
             "(4294967296, 4294967296L, 0)",
             "(99999999999999999999,)",
+            "(0,), 'shape': (4294967296, 4294967296)",
         ] {
             let error = open(Cursor::new(file(&with_shape(shape), 1)))
                 .err()

@@ -240,7 +240,7 @@ impl RunData {
         }
         if self.metrics.is_empty() && self.records.iter().any(|r| r.tcas.is_some()) {
             let note = format!(
-                "The errors of the metrics are unknown, and so is whether they differ from chance: there is no {METRICS}."
+                "The errors of the metrics are unknown, and so is whether they differ from chance: {METRICS} has no rows or is missing."
             );
             cx.notes.push(note);
         }

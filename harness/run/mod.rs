@@ -93,7 +93,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
-    if let Some(leaving) = replaced.leaving(&board.data.records) {
+    if let Some(leaving) = replaced.leaving(cx, &board.data.records) {
         cx.reporter.note(&leaving);
     }
     walk.pass(Mode::Lookup, &mut board)?;

@@ -169,7 +169,7 @@ impl<'a> Replaced<'a> {
     }
 
     /// Says which finished results leave the folder because the rows or seeds of this run, those of `records`, are others; `None` if none does.
-    pub fn leaving(&self, records: &[Record]) -> Option<String> {
+    pub fn leaving(&self, cx: &Context<'_>, records: &[Record]) -> Option<String> {
         let stays = |old: &Record| {
             let mut all = records.iter();
             all.any(|new| (&new.tokenizer, new.seed) == (&old.tokenizer, old.seed))
@@ -187,9 +187,13 @@ impl<'a> Replaced<'a> {
             .iter()
             .map(|(row, seeds)| format!("{row} (seed {})", seeds.join(", ")));
         let shown: Vec<String> = shown.collect();
+        let kept = match self.lacks(cx) {
+            true => "",
+            false => "; the store keeps their results for a run with these rows and seeds",
+        };
         (!shown.is_empty()).then(|| {
             format!(
-                "{} no longer has {}, which are not of this run; the store keeps their results for a run with these rows and seeds",
+                "{} no longer has {}, which are not of this run{kept}",
                 self.out.display(),
                 named(shown.iter().map(String::as_str))
             )

@@ -86,7 +86,7 @@ fn refuse_other(out: &Path) -> anyhow::Result<()> {
     match others.or(alone.then_some(&names)) {
         None => Ok(()),
         Some(other) => bail!(
-            "{}: a file that `bench tokenize` has not written is there; name another file with --out, or move this one",
+            "{}: a file is there that may be of another program; name another file with --out, or move this one",
             other.display()
         ),
     }

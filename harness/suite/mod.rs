@@ -217,7 +217,7 @@ impl Suite {
         match self.dataset.folders().into_iter().find(holds) {
             None => Ok(()),
             Some(folder) => Err(SuiteError::Argument(format!(
-                "{option} {}: lies in {}, where every folder is a class of images; name a folder elsewhere with {option}, or start from another folder",
+                "{option} {}: lies in {}, whose folders are classes of images; name a folder elsewhere with {option}, or start from another folder",
                 place.display(),
                 folder.display()
             ))),

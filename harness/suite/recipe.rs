@@ -53,7 +53,6 @@ impl Recipes {
 }
 
 impl Recipes {
-    /// Checks that the model has the layers. An unknown model is refused elsewhere.
     /// Number of evaluations of an encoder.
     pub fn evaluations(&self) -> usize {
         let all = [

@@ -16,6 +16,7 @@ impl Recipes {
             rules.extend(of_pretrain(pretrain, vit));
         }
         if let Some(probe) = &self.linear_probe {
+            rules.extend(rates("linear_probe.base_lr", &probe.base_lr));
             rules.extend([
                 (
                     "linear_probe.base_lr",
@@ -31,9 +32,10 @@ impl Recipes {
             ]);
         }
         if let Some(probe) = &self.attentive_probe {
-            let (rates, epochs) = (probe.base_lr.are_valid(), probe.epochs);
+            rules.extend(rates("attentive_probe.base_lr", &probe.base_lr));
+            let (valid, epochs) = (probe.base_lr.are_valid(), probe.epochs);
             rules.extend([
-                ("attentive_probe.base_lr", rates, Rates::EXPECTED),
+                ("attentive_probe.base_lr", valid, Rates::EXPECTED),
                 warmup("attentive_probe.warmup_epochs", probe.warmup_epochs, epochs),
                 scale("attentive_probe.crop_scale", probe.crop_scale),
                 (
@@ -50,6 +52,10 @@ impl Recipes {
         if let Some(tune) = &self.fine_tune {
             rules.extend([
                 rate("fine_tune.base_lr", tune.base_lr),
+                rate(
+                    "fine_tune.from_scratch_base_lr",
+                    tune.from_scratch_base_lr.unwrap_or(tune.base_lr),
+                ),
                 warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
                 scale("fine_tune.crop_scale", tune.crop_scale),
             ]);
@@ -57,7 +63,7 @@ impl Recipes {
         rules
     }
 
-    /// Returns the rules of the layers that are read.
+    /// Returns the rules of the layers that are read. An unknown model is refused elsewhere.
     pub(super) fn layers(&self, vit: Option<VitConfig>) -> Vec<Rule> {
         let all = [
             ("knn.layer", self.knn.as_ref().map(|knn| knn.layer)),
@@ -122,6 +128,10 @@ fn rate(field: &'static str, rate: f64) -> Rule {
     const LEAST: f64 = 1e-12;
     let expected = "at least 1e-12, because smaller steps change no weight in f32";
     (field, rate >= LEAST, expected)
+}
+
+fn rates<'r>(field: &'static str, all: &'r Rates) -> impl Iterator<Item = Rule> + use<'r> {
+    all.all().iter().map(move |one| rate(field, *one))
 }
 
 fn warmup(field: &'static str, warmup: f64, epochs: usize) -> Rule {

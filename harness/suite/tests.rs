@@ -207,6 +207,10 @@ fn numbers_out_of_range_are_refused() {
         error.contains("pretrain.mask_ratio") && error.contains("above 0 and below 1"),
         "{error}"
     );
+    let probe = "linear_probe: {epochs: 2, batch: 4, base_lr: [0.1, 1.0e-45]}\n";
+    let valid = pretrain.replace("1.5", "0.5");
+    let error = refused(&format!("{valid}{probe}{ROW}"));
+    assert!(error.contains("linear_probe.base_lr"), "{error}");
     // No weight moved, and another ratio than the stated one was used.
     for (field, value, expected) in [
         ("base_lr: 0.1", "base_lr: 1.0e-45", "at least 1e-12"),

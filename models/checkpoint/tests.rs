@@ -483,4 +483,9 @@ fn what_stands_beside_an_encoder_is_named() {
         (training.left_out.as_str(), training.prefix.as_str()),
         ("", "")
     );
+    let error = import(&fixture("vit/numbered.pth"), &small(8), None).unwrap_err();
+    assert!(
+        error.to_string().contains("`blocks.0.ls1.gamma`"),
+        "{error}"
+    );
 }

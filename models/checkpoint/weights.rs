@@ -100,10 +100,13 @@ impl Weights {
         }
     }
 
-    /// Whether all keys of a tensor's name are texts.
-    pub fn is_text(&self, name: &str) -> bool {
+    /// Whether all keys of a tensor's name after `prefix` are texts.
+    pub fn is_text(&self, name: &str, prefix: &str) -> bool {
         match self {
-            Self::Pth(file) => !file.contents.numbered.contains(name),
+            Self::Pth(file) => {
+                let last = file.contents.numbered.get(name);
+                last.is_none_or(|last| *last <= prefix.len())
+            }
             Self::Safetensors { .. } => true,
         }
     }

@@ -270,24 +270,29 @@ fn two_tensors_of_one_name_are_refused_and_keys_of_numbers_are_read() {
         .concat();
         let (nodes, root) = Parser::parse(&pickle).unwrap();
         let found = Nodes(nodes).contents(root)?;
-        Ok(found.tensors.into_keys().collect::<Vec<_>>())
+        let end = |name: &String| found.numbered.get(name).copied().unwrap_or(0);
+        let names = found
+            .tensors
+            .keys()
+            .map(|name| format!("{name} {}", end(name)));
+        Ok(names.collect::<Vec<_>>())
     };
     let inner = |key: &[u8]| [b"}", &text(key)[..], tensor, b"s"].concat();
     let nested = (text(b"a"), inner(b"b"));
     assert_eq!(
         names(std::slice::from_ref(&nested)),
-        Ok(vec!["a.b".to_owned()])
+        Ok(vec!["a.b 0".to_owned()])
     );
     let refused: Result<Vec<String>> = names(&[nested, (text(b"a.b"), tensor.to_vec())]);
     assert_eq!(refused.unwrap_err(), "its pickle has two tensors `a.b`");
     let number = (b"K\x00".to_vec(), inner(b"b"));
     assert_eq!(
         names(std::slice::from_ref(&number)),
-        Ok(vec!["0.b".to_owned()])
+        Ok(vec!["0.b 1".to_owned()])
     );
     assert!(names(&[number, (text(b"0"), inner(b"b"))]).is_err());
     let truth = (b"\x88".to_vec(), inner(b"b"));
-    assert_eq!(names(&[truth]), Ok(vec!["(key 0).b".to_owned()]));
+    assert_eq!(names(&[truth]), Ok(vec!["(key 0).b 7".to_owned()]));
 }
 
 #[test]

@@ -198,8 +198,12 @@ fn limits_of_file_size_and_cpu_time_end_a_run_with_a_message_and_keep_its_state(
         "{}",
         error(&output)
     );
+    // So that the limit comes in pretraining.
+    trial
+        .bench
+        .fine(&["score", "suite.yaml", "--set", "fit_seeds=[0]"]);
     let args = ["run", "suite.yaml", "--set", "pretrain.epochs=4000"];
-    let output = limited("-S -t 2", &args);
+    let output = limited("-S -t 3", &args);
     assert_eq!(output.status.code(), Some(130), "{}", error(&output));
     let states = super::files(&trial.bench.path("runs/.store/.state/pretrain"));
     let is_state = |path: &std::path::PathBuf| path.ends_with("state.safetensors");

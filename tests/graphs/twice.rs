@@ -44,10 +44,22 @@ fn names_and_attributes_that_are_defined_twice_are_refused() {
     }
     // The input of a body may have the name of a value around it.
     let shape = message(2, message(1, number(1, FLOAT)));
-    let body = message(11, [message(1, "f"), shape].concat());
-    let body = [message(1, "body"), message(6, body), number(20, 5)].concat();
-    let body = plain().node("Loop", &["f"], &["y"], &[body]);
-    targets(&suite("onnx-ids", &ids(body), ""), "rten").unwrap();
+    let input = message(11, [message(1, "f"), shape].concat());
+    let looped = |body: Vec<u8>| {
+        let body = [message(1, "body"), message(6, body), number(20, 5)].concat();
+        ids(plain().node("Loop", &["f"], &["y"], &[body]))
+    };
+    targets(&suite("onnx-ids", &looped(input.clone()), ""), "rten").unwrap();
+    // But no node of the body may write it.
+    let node = [
+        message(1, "images"),
+        message(2, "f"),
+        message(4, "Identity"),
+    ]
+    .concat();
+    let file = looped([message(1, node), input].concat());
+    let what = "the value `f` twice";
+    refused(what, &suite("onnx-ids", &file, ""), &[what]);
     // Old files list weights among the inputs, too.
     let old = plain().input("w", FLOAT, &[CODES, 3, 4, 4]);
     targets(&suite("onnx-ids", &ids(old), ""), "rten").unwrap();

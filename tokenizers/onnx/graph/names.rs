@@ -17,17 +17,25 @@ impl Onnx<'_> {
 fn repeated<'a>(graph: &Graph<'a>, is_inner: bool, outer: &mut HashSet<&'a str>) -> Option<String> {
     let weights = graph.weights.iter().map(|weight| weight.name);
     let is_weight: HashSet<&str> = weights.clone().collect();
-    // Old files list the weights among the inputs, too. The inputs of a body may be called as values around it.
+    // Old files list the weights among the inputs, too.
     let inputs = graph.inputs.iter().map(|input| input.name);
-    let inputs = inputs.filter(|name| !is_inner && !is_weight.contains(name));
-    let mut own: Vec<&str> = Vec::new();
-    let mut define = |name: &'a str, outer: &mut HashSet<&'a str>| {
-        let is_new = name.is_empty() || outer.insert(name);
-        own.push(name);
-        (!is_new).then(|| format!("the value `{name}`"))
+    let inputs = inputs.filter(|name| !is_weight.contains(name));
+    let (mut own, mut added): (HashSet<&str>, Vec<&str>) = (HashSet::new(), Vec::new());
+    let mut define = |name: &'a str, may_repeat: bool, outer: &mut HashSet<&'a str>| {
+        if name.is_empty() {
+            return None;
+        }
+        let is_new = outer.insert(name);
+        if is_new {
+            added.push(name);
+        }
+        let is_twice = !own.insert(name) || !(is_new || may_repeat);
+        is_twice.then(|| format!("the value `{name}`"))
     };
-    for name in weights.chain(inputs) {
-        if let Some(found) = define(name, outer) {
+    // The inputs of a body may be called as values around it.
+    let inputs = inputs.map(|name| (name, is_inner));
+    for (name, may_repeat) in weights.map(|name| (name, false)).chain(inputs) {
+        if let Some(found) = define(name, may_repeat, outer) {
             return Some(found);
         }
     }
@@ -42,12 +50,12 @@ fn repeated<'a>(graph: &Graph<'a>, is_inner: bool, outer: &mut HashSet<&'a str>)
         let mut inner = node.attributes.iter().flat_map(|a| &a.graphs);
         let found = inner.find_map(|graph| repeated(graph, true, outer));
         let mut outputs = node.outputs.iter();
-        let found = found.or_else(|| outputs.find_map(|name| define(name, outer)));
+        let found = found.or_else(|| outputs.find_map(|name| define(name, false, outer)));
         if found.is_some() {
             return found;
         }
     }
-    for name in &own {
+    for name in added {
         outer.remove(name);
     }
     None

@@ -94,7 +94,10 @@ fn beside(root: &Path, splits: &[Option<&str>; 2], omitted: &mut Omitted) {
     all.sort_unstable();
     for path in all {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_other = splits.iter().flatten().all(|split| *split != name);
+        // A split may be a link to a folder of another name.
+        let is_split_of =
+            |split: &&str| path.canonicalize().ok() == root.join(split).canonicalize().ok();
+        let is_other = !splits.iter().flatten().any(is_split_of);
         let is_hidden = is_hidden(name.as_bytes());
         let is_folder = path.is_dir() && is_split(&path);
         if is_other && !is_hidden && (is_folder || path.is_file() && is_image(&path)) {

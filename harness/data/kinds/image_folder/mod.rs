@@ -124,29 +124,14 @@ impl DatasetSpec for ImageFolder {
     }
 
     fn folders(&self) -> Vec<PathBuf> {
-        let splits = match self.root.join("train").is_dir() {
+        if !self.root.is_dir() {
+            return Vec::new();
+        }
+        // Without splits, further folders in the root would hide that its folders are classes, also with a list.
+        match self.root.join("train").is_dir() {
             true => ["train", "val"].map(|split| self.root.join(split)).into(),
             false => vec![self.root.clone()],
-        };
-        let splits = splits.into_iter().filter(|split| split.is_dir());
-        let Some(list) = self.classes.as_deref() else {
-            return splits.collect();
-        };
-        // Folders outside the list are no classes.
-        let list = read_list(list).unwrap_or_default();
-        let list = String::from_utf8_lossy(&list);
-        let names = list
-            .lines()
-            .filter_map(|line| line.split(['\t', ' ']).next());
-        let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
-        splits
-            .flat_map(|split| {
-                names
-                    .iter()
-                    .map(move |name| split.join(name))
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+        }
     }
 
     fn snapshot(&self) -> Result<Option<Value>, DataError> {

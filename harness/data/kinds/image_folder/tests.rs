@@ -402,6 +402,9 @@ fn images_in_no_split_are_named() {
     }
     fs::copy(at("train/ant/0.png"), at("loose.png")).unwrap();
     fs::write(at("README.md"), "").unwrap();
+    // A split may be a link.
+    fs::rename(at("val"), at("validation")).unwrap();
+    std::os::unix::fs::symlink("validation", at("val")).unwrap();
     let omitted = scanned(dir.path()).unwrap().omitted;
     let found = omitted
         .others
