@@ -127,6 +127,11 @@ fn numbers(evaluation: &Evaluation) -> impl Iterator<Item = Number> {
     all.map(column).chain(from_null)
 }
 
+/// Returns the names of these columns and distances.
+pub fn metrics(evaluation: &Evaluation) -> impl Iterator<Item = &'static str> {
+    numbers(evaluation).map(|number| number.name)
+}
+
 /// Returns a point per tokenizer that has the metric and a seed-mean accuracy. A random encoder has no tokenizer.
 fn points(
     records: &[Record],

@@ -1,7 +1,7 @@
 //! Names rows whose pretraining has not lowered its loss, on the page and under the tables.
 
+use crate::evaluations::PRETRAIN;
 use crate::figure::Curve;
-use crate::figures::PRETRAIN;
 use crate::number::signed;
 
 /// What is said of such rows.

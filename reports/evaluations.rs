@@ -38,6 +38,9 @@ pub struct Evaluation {
     pub printed: Option<fn(&PaperRow) -> Option<f64>>,
 }
 
+/// The stage that pretrains, and the part of a suite with its recipe.
+pub const PRETRAIN: &str = "pretrain";
+
 /// All evaluations, in the order of figures and tables. Rows are ranked by the first.
 pub const EVALUATIONS: &[Evaluation] = &[
     Evaluation {

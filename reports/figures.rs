@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::columns::{MetricRow, Predictor, Record};
-use crate::correlated::{Correlated, correlated, doubts, predictor};
+use crate::correlated::{Correlated, correlated, doubts, metrics, predictor};
 use crate::correlation::{Fit, fit};
-use crate::evaluations::{EVALUATIONS, Evaluation, capitalised};
+use crate::evaluations::{EVALUATIONS, Evaluation, PRETRAIN, capitalised};
 use crate::figure::{
     Curve, Effect, Figure, Point, Titles, curves, fitted, forest, heat, scatter, words,
 };
@@ -135,7 +135,7 @@ fn of_metric(one: &Correlated, evaluation: &Evaluation, metrics: usize) -> Figur
         y: &format!("{title} accuracy, %"),
     };
     Figure {
-        name: format!("{metric}-{}", evaluation.key),
+        name: of_evaluation(metric, evaluation),
         caption: caption(metric, &one.fit, &doubts(&one.predictor, metrics)),
         svg: scatter(&one.points, Some(&one.fit), &titles),
     }
@@ -151,7 +151,7 @@ fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
         y: "",
     };
     Figure {
-        name: format!("predictors-{}", evaluation.key),
+        name: of_evaluation("predictors", evaluation),
         caption: "Correlation of every training-free metric with the accuracy, strongest first; a metric is only as good as the \
                   number and the variety of tokenizers behind it."
             .into(),
@@ -159,8 +159,22 @@ fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
     }
 }
 
-/// The stage that pretrains.
-pub const PRETRAIN: &str = "pretrain";
+/// Returns whether [`figures`] names one of its figures so.
+pub fn is_drawn(name: &str) -> bool {
+    let of = |e: &Evaluation| {
+        let mut what = metrics(e).chain(["predictors", "classes"]);
+        what.any(|what| name == of_evaluation(what, e)) || name == of_stage(e.stage)
+    };
+    name == of_stage(PRETRAIN) || EVALUATIONS.iter().any(of)
+}
+
+fn of_evaluation(what: &str, evaluation: &Evaluation) -> String {
+    format!("{what}-{}", evaluation.key)
+}
+
+fn of_stage(stage: &str) -> String {
+    format!("curves-{stage}")
+}
 
 /// The stage of pretraining, its name, and the caption of its losses.
 const PRETRAINING: (&str, &str, &str) = (
@@ -179,7 +193,7 @@ fn of_losses(data: &FigureData) -> Vec<Figure> {
             y: "loss",
         };
         (!lines.is_empty()).then(|| Figure {
-            name: format!("curves-{stage}"),
+            name: of_stage(stage),
             caption: caption.to_owned(),
             svg: curves(&lines, &titles),
         })
@@ -209,7 +223,7 @@ fn of_classes(data: &FigureData) -> Vec<Figure> {
             n => more += &format!(" Classes without images in this split: {n}."),
         }
         (!rows.is_empty()).then(|| Figure {
-            name: format!("classes-{}", evaluation.key),
+            name: of_evaluation("classes", evaluation),
             caption: format!("Accuracy per class in percent, mean over the seeds.{more}"),
             svg: heat(&title, &rows, &columns, &cut),
         })

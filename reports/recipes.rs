@@ -4,13 +4,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::columns::Record;
-use crate::evaluations::Evaluation;
+use crate::evaluations::{Evaluation, PRETRAIN};
 
 /// Recipes of the rows, as text, by row and part of the suite (`linear_probe`).
 pub type Parts = BTreeMap<(String, &'static str), String>;
-
-/// The part of a suite that pretrains.
-pub const PRETRAIN: &str = "pretrain";
 
 /// Returns whether parts tell the rows' recipes: rows with equal parts have equal recipes. Parts of a suite do not tell that of a row which
 /// another call of another suite has computed.

@@ -322,22 +322,16 @@ fn ids_of_a_class_token_are_refused_with_the_remedy() {
     bench.refused(&["score", "suite.yaml"], &parts);
 }
 
+/// Arguments that write the ids of the row `T`.
+fn tokenize(out: &str) -> [&str; 6] {
+    let of_train = "--split=train";
+    ["tokenize", "suite.yaml", "--only=T", of_train, "--out", out]
+}
+
 /// They were overwritten, also those that no argument names.
 #[test]
 fn files_that_tokenize_has_not_written_stay() {
     let vq = suite("onnx-ids", VQ, "");
-    let args = |out| {
-        [
-            "tokenize",
-            "suite.yaml",
-            "--only",
-            "T",
-            "--split",
-            "train",
-            "--out",
-            out,
-        ]
-    };
     for (name, out) in [
         ("suite.yaml", "suite.yaml"),
         ("ids.labels.npy", "ids.npy"),
@@ -348,29 +342,20 @@ fn files_that_tokenize_has_not_written_stay() {
             std::fs::write(&path, "mine").unwrap();
         }
         let before = std::fs::read(&path).unwrap();
-        vq.refused(&args(out), &[name, "name another file with --out"]);
+        vq.refused(&tokenize(out), &[name, "name another file with --out"]);
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
     // Its own files are written again, also if a call has ended before the ids.
-    vq.fine(&args("new.npy"));
-    vq.fine(&args("new.npy"));
+    vq.fine(&tokenize("new.npy"));
+    vq.fine(&tokenize("new.npy"));
     std::fs::remove_file(vq.path("new.npy")).unwrap();
-    vq.fine(&args("new.npy"));
+    vq.fine(&tokenize("new.npy"));
 }
 
 #[test]
 fn a_token_file_row_reads_the_output_of_tokenize() {
     let vq = suite("onnx-ids", VQ, "");
-    vq.fine(&[
-        "tokenize",
-        "suite.yaml",
-        "--only",
-        "T",
-        "--split",
-        "train",
-        "--out",
-        "ids.npy",
-    ]);
+    vq.fine(&tokenize("ids.npy"));
     vq.fine(&["score", "suite.yaml", "--out", "out"]);
     let file = suite("token-file", "{train: ids.npy, codebook_size: 256}", "");
     std::fs::copy(vq.path("ids.npy"), file.path("ids.npy")).unwrap();

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tessera_reports::columns::Predictor;
-use tessera_reports::evaluations::{EVALUATIONS, Evaluation};
+use tessera_reports::evaluations::{EVALUATIONS, Evaluation, PRETRAIN};
 use tessera_reports::figure::{Curve, Figure};
 use tessera_reports::figures::FigureData;
 use tessera_reports::page::{Card, Page};
 use tessera_reports::paired::compare;
-use tessera_reports::recipes::{PRETRAIN, Parts};
+use tessera_reports::recipes::Parts;
 use tessera_reports::{
     Column, Comparison, CostRow, HistoryRow, MetricRow, Predicted, Record, TableContext, baseline,
     notes,

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use tessera_models::files;
-use tessera_reports::evaluations::{EVALUATIONS, Evaluation};
 use tessera_reports::figure::Figure;
-use tessera_reports::figures::{PRETRAIN, figures};
+use tessera_reports::figures::{figures, is_drawn};
 use tessera_reports::page;
 use tessera_reports::tensorboard::{Scalar, events};
 use tessera_reports::{
@@ -375,23 +374,8 @@ fn remove_figures(folder: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let is_drawn = |what: &str| {
-            let others = [
-                "predictors",
-                "classes",
-                "tcas_below_null",
-                "pnmi_above_null",
-            ];
-            others.contains(&what) || Record::COLUMNS.iter().any(|column| column.name == what)
-        };
-        let of = |evaluation: &Evaluation| {
-            let what = stem.strip_suffix(evaluation.key);
-            let what = what.and_then(|what| what.strip_suffix('-'));
-            what.is_some_and(is_drawn) || stem == format!("curves-{}", evaluation.stage)
-        };
-        let is_own = stem == format!("curves-{PRETRAIN}") || EVALUATIONS.iter().any(of);
         let end = path.extension().unwrap_or_default();
-        if (is_own && (end == "svg" || end == "png")) || path.ends_with(PREDICTORS) {
+        if (is_drawn(&stem) && (end == "svg" || end == "png")) || path.ends_with(PREDICTORS) {
             remove(&path)?;
         }
     }

@@ -14,7 +14,7 @@ use tessera_models::pretrain::PretrainData;
 use tessera_models::{Compute, ImageSource, Precision, Targets};
 use tessera_reports::Record;
 use tessera_reports::evaluations::EVALUATIONS;
-use tessera_reports::figures::PRETRAIN;
+use tessera_reports::evaluations::PRETRAIN;
 use tessera_testing::emulated;
 use tessera_tokenizers::InputSpec;
 use tessera_tokenizers::{Split, Tokenizer};

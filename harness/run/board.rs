@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tessera_models::EpochRecord;
 use tessera_reports::evaluations::Evaluation;
-use tessera_reports::figures::PRETRAIN;
+use tessera_reports::evaluations::PRETRAIN;
 use tessera_reports::page::Card;
 use tessera_reports::{CostRow, HistoryRow, MetricRow, Record};
 use tessera_tokenizers::Split;

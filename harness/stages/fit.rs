@@ -177,7 +177,11 @@ impl Stage for Fit<'_> {
         on.cx.reporter.begin(&label, 0, 0, None);
         let opened = opened();
         let error = opened.as_ref().err().map(ToString::to_string);
-        let outcome = error.as_deref().map_or(Outcome::Done, Outcome::Failed);
+        let outcome = match (&opened, &error) {
+            (Err(StageError::Interrupted), _) => Outcome::Interrupted,
+            (_, Some(error)) => Outcome::Failed(error),
+            (_, None) => Outcome::Done,
+        };
         on.cx
             .reporter
             .end(&label, start.elapsed().as_secs_f64(), outcome);
