@@ -1,6 +1,6 @@
 //! Suites on a cluster, which `tests/slurm.sh` or `tests/hq.sh` has started.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -207,12 +207,18 @@ fn submission(to: &str) -> Vec<&str> {
     .concat()
 }
 
-/// Waits until both trainings have written a state from which they can continue.
+/// Waits until both trainings have written their state a second time: the first is written before the first step.
 fn wait_for_states(bench: &Bench) {
-    wait_for("state of two nodes", || {
+    let mut first = HashMap::new();
+    wait_for("second state of two nodes", || {
         let states = fs::read_dir(bench.path("store/.state/pretrain")).ok()?;
-        let full = |state: PathBuf| fs::read_dir(state).is_ok_and(|files| files.count() > 0);
-        (states.flatten().filter(|s| full(s.path())).count() == 2).then_some(())
+        let later = states.flatten().filter(|state| {
+            let Ok(now) = fs::read(state.path().join("state.safetensors")) else {
+                return false;
+            };
+            first.entry(state.path()).or_insert_with(|| now.clone()) != &now
+        });
+        (later.count() == 2).then_some(())
     });
 }
 
