@@ -85,6 +85,7 @@ impl Column {
     pub fn range(&self) -> Option<(f64, f64)> {
         let (low, high) = match (self.unit, self.group) {
             ("%", Group::Accuracy) => ("0", "100"),
+            ("codes", Group::Identity) => ("1", ""),
             ("%", Group::Identity) | ("s" | "MiB" | "images" | "codes" | "nats", _) => ("0", ""),
             (range, _) => range.split_once("..")?,
         };

@@ -41,7 +41,7 @@ Record {
     eig_sq_sum: Option<f64>, Metric, "1..classes", Higher, "Sum of squared eigenvalues of the normalised class graph";
     pretrain_epochs: Option<usize>, Identity, "", Undirected, "Epochs of pretraining; empty for a row that is not pretrained by this run";
     pretrain_loss: Option<f64>, Stage, "0..", Undirected, "Mean pretraining loss of the last epoch; not comparable between targets";
-    knn_k: Option<usize>, Identity, "", Undirected, "Neighbours that vote in k-NN";
+    knn_k: Option<usize>, Identity, "1..n_train", Undirected, "Neighbours that vote in k-NN";
     knn_top1: Option<f64>, Accuracy, "%", Higher, "Accuracy of weighted k-NN on frozen features, validation split";
     pooling_lp: String, Identity, "", Undirected, "Vector that the linear probe reads: `cls` or `mean`";
     lp_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of linear probing after the last epoch, validation split";

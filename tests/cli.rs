@@ -421,6 +421,9 @@ fn list_prints_all_names() {
     }
     assert!(bench.fine(&["schema"]).contains("\"$schema\""));
     assert!(bench.fine(&["doctor"]).contains("threads"));
+    let absent = bench.fine(&["doctor", "--data", "nosuch"]);
+    let (_, said) = absent.split_once("nosuch").unwrap();
+    assert!(said.contains("No such file"), "{absent}");
     assert!(
         bench
             .fine(&["validate", "suite.yaml"])

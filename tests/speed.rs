@@ -118,6 +118,15 @@ fn cases_with_generated_data_report_a_rate_as_json() {
         &short,
         &["`count`", "only pretrain and its gemm accept --precision"],
     );
+    for args in [
+        &["speed", "kmeans", "--batch", "8"][..],
+        &["speed", "gemm", "--preset", "100k-768-50", "--batch", "8"],
+        &["speed", "pretrain", "--data", "images"],
+        &["speed", "hog", "--residual-stream", "f32"],
+        &["speed", "pretrain", "--residual-stream", "bf16"],
+    ] {
+        bench.refused(args, &["found --", "leave it out"]);
+    }
     let cuda = ["speed", "pretrain", "--device", "cuda"];
     bench.refused(&cuda, &["--device cuda", "--device cpu"]);
 }

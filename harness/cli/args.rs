@@ -324,7 +324,7 @@ pub struct SpeedOptions {
     /// The size of the case [default: its first]
     #[arg(long)]
     pub preset: Option<String>,
-    /// Images per step
+    /// Images per step, for pretrain and its gemm
     #[arg(long)]
     pub batch: Option<usize>,
     /// Threads to use [default: all]
@@ -336,9 +336,9 @@ pub struct SpeedOptions {
     /// Type of matrix products, for pretrain and its gemm
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub precision: Precision,
-    /// Type of the residual stream of pretrain in bf16 on a GPU
-    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
-    pub residual_stream: Precision,
+    /// Type of the residual stream of pretrain in bf16 on a GPU [default: bf16]
+    #[arg(long, value_enum)]
+    pub residual_stream: Option<Precision>,
     /// A folder of class folders of images, for decode and tokenize
     #[arg(long, value_parser = path())]
     pub data: Option<PathBuf>,

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
+use tessera_models::files;
 use tessera_reports::Record;
 use tessera_reports::compare::{Gate, Regression, Side, regression};
 use tessera_tokenizers::config::nearest;
@@ -12,7 +13,6 @@ use super::failure::Failure;
 use super::terminal;
 use crate::folder::layout::RESULTS;
 use crate::folder::read;
-use crate::store::write_atomic;
 
 pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
     let gate = gate(options)?;
@@ -28,8 +28,10 @@ pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
         ));
     }
     if let Some(path) = &options.markdown {
-        write_atomic(path, found.markdown().as_bytes())
-            .with_context(|| path.display().to_string())?;
+        files::write_atomic(path, found.markdown().as_bytes()).map_err(|error| {
+            let path = path.display();
+            anyhow!("{path}: {error}; make room, or name another file with --markdown FILE")
+        })?;
     }
     if !options.json {
         put!("{}", found.verdict())?;

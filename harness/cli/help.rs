@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
@@ -20,8 +20,11 @@ pub fn completions(shell: Shell, name: &str) -> Result<(), Failure> {
 }
 
 pub fn man(folder: &Path) -> Result<(), Failure> {
-    let whole = || folder.display().to_string();
-    fs::create_dir_all(folder).with_context(whole)?;
-    clap_mangen::generate_to(Args::command(), folder).with_context(whole)?;
+    let written =
+        fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Args::command(), folder));
+    written.map_err(|error| {
+        let folder = folder.display();
+        anyhow!("{folder}: {error}; make room, or name a writable folder")
+    })?;
     Ok(put!("{}", folder.join("bench.1").display())?)
 }

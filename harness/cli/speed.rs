@@ -10,6 +10,7 @@ use crate::run::environment;
 use crate::speed::{self, CASES, Measured, Options};
 use crate::stages::common::machine::{Machine, architecture};
 use crate::suite::PrecisionChoice;
+use tessera_models::Precision;
 
 /// All images of a step are in memory.
 const MOST_IMAGES: usize = 1 << 16;
@@ -27,10 +28,15 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         return Ok(());
     };
     running::at_most("--batch", options.batch, MOST_IMAGES)?;
+    all_read(case, options)?;
     if options.ledger {
         return ledger(case, options);
     }
     let (on_gpu, note) = running::place(options.device, tessera_kernels::device::gpu())?;
+    if let (Some(_), false) = (options.residual_stream, on_gpu) {
+        let found = "found --residual-stream on the CPU, which keeps the residual stream in f32; leave it out, or use --device cuda or --ledger";
+        return Err(Failure::Wrong(found.into()));
+    }
     if let Some(note) = note {
         say!("{note}");
     }
@@ -38,7 +44,7 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
         case: case.clone(),
         preset: options.preset.clone(),
         batch: options.batch,
-        residual_stream: PrecisionChoice::from(options.residual_stream).on(true),
+        residual_stream: residual_stream(options),
         data: options.data.clone(),
         compute: running::compute(on_gpu, options.precision.into())?,
     };
@@ -50,6 +56,31 @@ pub fn speed(options: &SpeedOptions, registry: &Registry) -> Result<(), Failure>
     let show = |measured: &Measured| drop(line(measured, options.json));
     let last = pool.install(|| speed::measure(&asked, registry, &show))?;
     Ok(line(&last, options.json)?)
+}
+
+/// Refuses options that a case does not read, because its rate would look like one with them.
+fn all_read(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
+    let given = [
+        ("--batch", options.batch.is_some()),
+        ("--data", options.data.is_some()),
+        ("--residual-stream", options.residual_stream.is_some()),
+    ];
+    let found = CASES.iter().find(|known| known.name == case);
+    let reads = |option: &str| found.is_none_or(|known| known.options.contains(&option));
+    match given
+        .iter()
+        .find(|(option, given)| *given && !reads(option))
+    {
+        Some((option, _)) => Err(Failure::Wrong(format!(
+            "found {option} with case `{case}`, which does not read it; leave it out"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn residual_stream(options: &SpeedOptions) -> Precision {
+    let choice = options.residual_stream.map(PrecisionChoice::from);
+    choice.unwrap_or(PrecisionChoice::Bf16).on(true)
 }
 
 /// Images of a step on the ledger.
@@ -69,7 +100,7 @@ fn ledger(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
         Device::Cpu => (false, None),
         chosen => running::place(chosen, tessera_kernels::device::gpu())?,
     };
-    let shape = speed::pretrain::shape(PrecisionChoice::from(options.residual_stream).on(true));
+    let shape = speed::pretrain::shape(residual_stream(options));
     let ledger = match on_gpu {
         true => {
             let compute = running::compute(true, PrecisionChoice::Bf16)?;

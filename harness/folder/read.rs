@@ -218,12 +218,40 @@ fn contradiction(record: &Record) -> Option<(String, String)> {
         let expected = format!("the other word beside lp_loss_fall {fall}");
         return Some((cell("lp_converged", said), expected));
     }
+    if let Some(above) = above(record) {
+        return Some(above);
+    }
     Evaluation::compared().find_map(|evaluation| {
         let top1 = evaluation.accuracy(record)?;
         let column = evaluation.top5?;
         let top5 = record.number(&column).filter(|top5| *top5 < top1)?;
         let expected = format!("at least the {top1} of {}", evaluation.top1.name);
         Some((format!("{} {top5}", column.name), expected))
+    })
+}
+
+/// Returns what is found and expected if a number of a record is above the one that limits it. Older files state no classes.
+fn above(record: &Record) -> Option<(String, String)> {
+    let codes = ("codebook_size", record.codebook_size.unwrap_or_default());
+    let classes = ("n_classes", record.n_classes);
+    let images = ("n_train", record.n_train);
+    let whole = |number: Option<usize>| number.map(|number| number as f64);
+    [
+        ("codebook_used", whole(record.codebook_used), codes),
+        ("perplexity", record.perplexity, codes),
+        ("eig_sq_sum", record.eig_sq_sum, classes),
+        ("knn_k", whole(record.knn_k), images),
+        ("rankme", record.rankme, images),
+    ]
+    .into_iter()
+    .find_map(|(name, number, (limits, most))| {
+        const ROUNDING: f64 = 1e-6;
+        let number = number?;
+        let is_above = most > 0 && number > most as f64 * (1.0 + ROUNDING);
+        is_above.then(|| {
+            let expected = format!("at most the {most} of {limits}");
+            (format!("{name} {number}"), expected)
+        })
     })
 }
 

@@ -1,5 +1,6 @@
 //! Describes the file systems of the store and of a dataset, for `bench doctor`.
 
+use std::fs;
 use std::path::Path;
 
 use crate::store::{Locks, Mount, probe};
@@ -42,11 +43,18 @@ pub fn data(folder: &Path) -> Vec<(String, String)> {
         _ => "every scan asks for the state of every image",
     };
     let about = mount.map_or_else(|| UNKNOWN.to_owned(), |mount| named(&mount));
-    vec![
-        ("data".to_owned(), folder.display().to_string()),
-        ("  file system".into(), about),
-        ("  scan".into(), scan.into()),
-    ]
+    let mut found = vec![("data".to_owned(), folder.display().to_string())];
+    match fs::read_dir(folder) {
+        Ok(_) => found.extend([
+            ("  file system".into(), about),
+            ("  scan".into(), scan.into()),
+        ]),
+        Err(error) => {
+            let tried = format!("{error}; give the folder of a dataset that this user may read");
+            found.push(("  tried now".into(), tried));
+        }
+    }
+    found
 }
 
 fn named(mount: &Mount) -> String {

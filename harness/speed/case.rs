@@ -52,6 +52,8 @@ pub struct Case {
     pub unit: &'static str,
     /// Description in one line.
     pub summary: &'static str,
+    /// Options of the command line that it reads beside those of every case.
+    pub options: &'static [&'static str],
     /// Measures the rate, in `unit`.
     pub(super) measure: fn(&Request<'_>) -> anyhow::Result<f64>,
 }

@@ -83,6 +83,11 @@ fn product_seconds_on(
 
 /// Measures the step's matrix products alone in patches per second.
 pub(super) fn products(request: &Request<'_>) -> anyhow::Result<f64> {
+    anyhow::ensure!(
+        request.options.batch.is_none(),
+        "found --batch with preset `{}` of case `gemm`, which does not read it; leave it out",
+        request.preset
+    );
     let Rows { rows, dim, k } = rows(request.preset)?;
     let n = rows.len() / dim;
     let device = request.options.compute.device();

@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
         presets: pretrain::PRESETS,
         unit: "images/s",
         summary: "full steps of masked pretraining: forward, backward, AdamW",
+        options: &["--batch", "--residual-stream"],
         measure: pretrain::steps,
     },
     Case {
@@ -34,6 +35,7 @@ pub const CASES: &[Case] = &[
         presets: GEMM,
         unit: "images/s or patches/s",
         summary: "only the matrix products of a pretrain or kmeans preset",
+        options: &["--batch"],
         measure: products,
     },
     Case {
@@ -41,6 +43,7 @@ pub const CASES: &[Case] = &[
         presets: kmeans::PRESETS,
         unit: "patches/s",
         summary: "one assignment and update of K-means over rows in memory",
+        options: &[],
         measure: kmeans::kmeans,
     },
     Case {
@@ -48,6 +51,7 @@ pub const CASES: &[Case] = &[
         presets: hog::PRESETS,
         unit: "images/s",
         summary: "HOG of three channels, including rendering",
+        options: &[],
         measure: hog::hog,
     },
     Case {
@@ -55,6 +59,7 @@ pub const CASES: &[Case] = &[
         presets: decode::PRESETS,
         unit: "images/s",
         summary: "files (--data, a folder of class folders) to tensors under the evaluation transform",
+        options: &["--data"],
         measure: decode::decode,
     },
     Case {
@@ -62,6 +67,7 @@ pub const CASES: &[Case] = &[
         presets: count::PRESETS,
         unit: "patches/s",
         summary: "co-occurrence counts of codes and classes",
+        options: &[],
         measure: count::count,
     },
     #[cfg(feature = "onnx")]
@@ -70,6 +76,7 @@ pub const CASES: &[Case] = &[
         presets: tokenize::PRESETS,
         unit: "images/s",
         summary: "an ONNX graph over an image folder (--data, with train/ and val/), including decoding",
+        options: &["--data"],
         measure: tokenize::tokenize,
     },
 ];

@@ -238,6 +238,23 @@ fn rows_that_are_there_twice_and_numbers_that_no_run_measures_are_refused() {
         r.lp_converged = "yes".into();
     };
     refused(&unconverged, "lp_converged \"yes\" of VQ");
+    refused(&|r| r.codebook_size = Some(0), "codebook_size 0 of VQ");
+    refused(&|r| r.knn_k = Some(0), "knn_k 0 of VQ");
+    let used = |r: &mut Record| (r.codebook_size, r.perplexity) = (Some(8), Some(8.1));
+    refused(
+        &used,
+        "perplexity 8.1 of VQ, seed 0, expected at most the 8 of",
+    );
+    let classes = |r: &mut Record| (r.n_classes, r.eig_sq_sum) = (2, Some(2.5));
+    refused(
+        &classes,
+        "eig_sq_sum 2.5 of VQ, seed 0, expected at most the 2 of n_classes",
+    );
+    let voters = |r: &mut Record| (r.n_train, r.knn_k) = (12, Some(20));
+    refused(
+        &voters,
+        "knn_k 20 of VQ, seed 0, expected at most the 12 of n_train",
+    );
     let best = |r: &mut Record| (r.lp_top1, r.lp_top5) = (Some(97.5), Some(10.0));
     refused(
         &best,

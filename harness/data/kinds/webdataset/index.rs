@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::archive::{self, Ends, ends, truncated};
 use crate::data::decode::is_image;
@@ -341,24 +342,29 @@ fn of_cls(text: &str) -> Result<String, String> {
     }
 }
 
+/// The JSON of an image. A second `label` is an error, because which of the two counts depends on the reader.
+#[derive(Deserialize)]
+struct About {
+    label: Option<Value>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
 fn of_json(text: &str) -> Result<String, String> {
-    use serde_json::Value;
-    let value: Value = serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}"))?;
-    match &value["label"] {
-        Value::Number(number) if number.is_u64() => of_cls(&number.to_string()),
-        Value::String(name) => of_cls(name),
-        Value::Null => {
-            let keys = value
-                .as_object()
-                .map(|map| map.keys().cloned().collect::<Vec<_>>());
+    let expected = "expected {\"label\": n}, a class's number or name";
+    let about: About =
+        serde_json::from_str(text).map_err(|e| format!("cannot be read: {e}; {expected}"))?;
+    match about.label {
+        Some(Value::Number(number)) if number.is_u64() => of_cls(&number.to_string()),
+        Some(Value::String(name)) => of_cls(&name),
+        None => {
+            let keys: Vec<String> = about.others.into_iter().map(|(key, _)| key).collect();
             Err(format!(
-                "has no `label` (found {}), expected {{\"label\": n}}, a class's number or name",
-                keys.unwrap_or_default().join(", ")
+                "has no `label` (found {}), {expected}",
+                keys.join(", ")
             ))
         }
-        other => Err(format!(
-            "has label {other}, expected a class's number or name"
-        )),
+        Some(other) => Err(format!("has label {other}, {expected}")),
     }
 }
 
@@ -405,8 +411,9 @@ mod tests {
             (r#"{"class": 1, "id": 2}"#, "found class, id"),
             (r#"{"label": -1}"#, "label -1"),
             (r#"{"label": 1.5}"#, "label 1.5"),
-            ("{", "not JSON"),
-            ("[1]", "no `label`"),
+            ("{", "EOF"),
+            ("[1]", "expected {\"label\": n}"),
+            (r#"{"label": 1, "label": 2}"#, "duplicate field `label`"),
         ] {
             let error = of_json(wrong).unwrap_err();
             assert!(error.contains(part), "{wrong}: {error}");
