@@ -187,11 +187,11 @@ fn on_a_cluster_a_row_that_fails_leaves_the_others_whole() {
 /// What a training that finds a state says.
 const CONTINUES: &str = "continues after step";
 
-/// Two trainings that take seconds.
+/// Two trainings that take at least five seconds each, so that they overlap although a scheduler starts them one after the other.
 fn long_training() -> Bench {
     let rows = "tokenizers:\n  - {name: A, kind: continuous, with: {features: {kind: pixels}}}\n";
     let suite = format!("{HEAD}{rows}{RECIPE}");
-    Bench::new(&suite.replace("{epochs: 3, batch: 32", "{epochs: 400, batch: 32"))
+    Bench::new(&suite.replace("{epochs: 3, batch: 32", "{epochs: 1000, batch: 32"))
 }
 
 /// Returns the arguments that submit `suite.yaml`; its trainings write a state every 0.2 s.
