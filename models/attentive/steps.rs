@@ -8,11 +8,10 @@ use super::pool::{read, unread};
 use super::weights::{Weights, accumulate, nothing};
 use super::{head, weights};
 use crate::compute::Compute;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::feed::Batches;
 use crate::gradients::{BatchSums, Gradient, Loss};
-use crate::objective::Settings;
-use crate::optim::{AdamW, Group, Lars, Optimizer, Schedule};
+use crate::optim::{Group, Optimizer};
 use crate::params::ParamStore;
 use crate::probe::ProbeConfig;
 use crate::probe::head::Statistics;
@@ -104,21 +103,7 @@ pub(super) fn learn(
     (data, labels): (&dyn TokenData, &[u32]),
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
-    let rate = config.rates.first().copied();
-    let rate = rate.ok_or_else(|| Error::Config("the probe has no learning rate".into()))?;
-    let settings = Settings {
-        epochs: config.epochs,
-        batch: config.batch.clamp(1, labels.len()),
-        len: labels.len(),
-        seed: config.seed,
-        order: "probe-order",
-        schedule: Schedule {
-            lr: rate,
-            min_lr: 0.0,
-            warmup_epochs: config.warmup_epochs,
-            epochs: config.epochs as f64,
-        },
-    };
+    let settings = config.settings(labels.len())?;
     let mut optimizer = optimizer(config, &model.params)?;
     let batches = Batches::new(&settings);
     let training = Training::begin(&model.params, optimizer.as_mut(), &settings, &batches, cx)?;
@@ -143,12 +128,7 @@ fn optimizer(config: &ProbeConfig, params: &ParamStore) -> Result<Box<dyn Optimi
             _ => config.weight_decay,
         },
     };
-    let slots = train::slots(params, group);
-    let compute = Compute::default();
-    Ok(match config.lars {
-        true => Box::new(Lars::new(slots, &compute)?),
-        false => Box::new(AdamW::new(slots, (0.9, 0.999), &compute)?),
-    })
+    config.optimizer(train::slots(params, group), &Compute::default())
 }
 
 struct WholeBatches<'a> {

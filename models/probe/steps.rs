@@ -3,12 +3,13 @@
 use candle_core::Tensor;
 
 use super::head::{Head, Statistics};
+use crate::compute::Compute;
 use crate::encode::{Frozen, Pool};
 use crate::error::{Error, Result};
 use crate::feed::Batches;
 use crate::gradients::Gradient;
 use crate::objective::Settings;
-use crate::optim::{AdamW, Group, Lars, Optimizer, Schedule};
+use crate::optim::{AdamW, Group, Lars, Optimizer, Schedule, Slot};
 use crate::resume::EpochRecord;
 use crate::train::{self, Learner, RunContext, Training};
 
@@ -29,6 +30,43 @@ pub struct ProbeConfig {
     pub lars: bool,
     /// Seed of initialisation and order.
     pub seed: u64,
+}
+
+impl ProbeConfig {
+    /// Returns the first rate, with which the schedule runs.
+    pub(crate) fn first_rate(&self) -> Result<f64> {
+        let lacks = || Error::Config("the probe has no learning rate".into());
+        self.rates.first().copied().ok_or_else(lacks)
+    }
+
+    /// Returns the settings of a training on `images` images.
+    pub(crate) fn settings(&self, images: usize) -> Result<Settings> {
+        Ok(Settings {
+            epochs: self.epochs,
+            batch: self.batch.clamp(1, images),
+            len: images,
+            seed: self.seed,
+            order: "probe-order",
+            schedule: Schedule {
+                lr: self.first_rate()?,
+                min_lr: 0.0,
+                warmup_epochs: self.warmup_epochs,
+                epochs: self.epochs as f64,
+            },
+        })
+    }
+
+    /// Creates the optimiser of `slots`.
+    pub(crate) fn optimizer(
+        &self,
+        slots: Vec<Slot>,
+        compute: &Compute,
+    ) -> Result<Box<dyn Optimizer>> {
+        Ok(match self.lars {
+            true => Box::new(Lars::new(slots, compute)?),
+            false => Box::new(AdamW::new(slots, (0.9, 0.999), compute)?),
+        })
+    }
 }
 
 /// A source of the train images' vectors.
@@ -60,22 +98,8 @@ pub(super) fn learn(
     labels: &[u32],
     cx: &RunContext<'_>,
 ) -> Result<Vec<EpochRecord>> {
-    let first = config.rates.first();
-    let first = *first.ok_or_else(|| Error::Config("the probe has no learning rate".into()))?;
-    let mut optimizer = optimizer(config, first, head)?;
-    let settings = Settings {
-        epochs: config.epochs,
-        batch: config.batch.clamp(1, labels.len()),
-        len: labels.len(),
-        seed: config.seed,
-        order: "probe-order",
-        schedule: Schedule {
-            lr: first,
-            min_lr: 0.0,
-            warmup_epochs: config.warmup_epochs,
-            epochs: config.epochs as f64,
-        },
-    };
+    let mut optimizer = optimizer(config, head)?;
+    let settings = config.settings(labels.len())?;
     let batches = Batches::new(&settings);
     let training = Training::begin(&head.params, optimizer.as_mut(), &settings, &batches, cx)?;
     let mut learner = WholeBatches {
@@ -90,19 +114,15 @@ pub(super) fn learn(
     training.run(optimizer.as_mut(), &mut learner)
 }
 
-fn optimizer(config: &ProbeConfig, first: f64, head: &Head) -> Result<Box<dyn Optimizer>> {
-    let params = &head.params;
+fn optimizer(config: &ProbeConfig, head: &Head) -> Result<Box<dyn Optimizer>> {
+    let (params, first) = (&head.params, config.first_rate()?);
     let group = |name: &str, _: &Tensor| Group {
         lr_scale: head
             .layer_of(name)
             .map_or(1.0, |at| config.rates[at] / first),
         weight_decay: config.weight_decay,
     };
-    let slots = train::slots(params, group);
-    Ok(match config.lars {
-        true => Box::new(Lars::new(slots, params.compute())?),
-        false => Box::new(AdamW::new(slots, (0.9, 0.999), params.compute())?),
-    })
+    config.optimizer(train::slots(params, group), params.compute())
 }
 
 /// Computes steps on whole batches, because BatchNorm needs a batch's statistics.
