@@ -15,7 +15,7 @@ use crate::suite::Row;
 pub struct Node<'a> {
     /// Its index in the graph.
     pub at: usize,
-    /// `stage/row`, `stage/row/seed`, or `stage/row/fit-N` for a fit after the first.
+    /// `stage/row`, `stage/row/seed`, or `stage/row/fit-N` for a fit after the first, and for the first of a row whose own name ends so.
     pub id: String,
     /// Label for users, as [`label`] returns it.
     pub label: String,
@@ -123,6 +123,12 @@ impl<'a> Graph<'a> {
     }
 }
 
+/// Returns whether `fit/X/fit-1` could be both the second fit of `X` and the first of the row `name`, `X/fit-1`.
+fn ends_as_a_fit(name: &str) -> bool {
+    let seed = name.rsplit_once("/fit-").map(|(_, seed)| seed);
+    seed.is_some_and(|seed| seed.parse::<u64>().is_ok())
+}
+
 impl<'a> Builder<'_, 'a> {
     fn add_all(
         &mut self,
@@ -140,11 +146,14 @@ impl<'a> Builder<'_, 'a> {
     fn add(&mut self, row: &'a Row, part: Part, stage: BoxedStage<'a>) -> anyhow::Result<usize> {
         let (cx, kind, name) = (self.cx, stage.name(), &row.name);
         let id = match part {
-            Part::Fit(0) => format!("{kind}/{name}"),
+            Part::Fit(0) if !ends_as_a_fit(name) => format!("{kind}/{name}"),
             Part::Fit(fit) => format!("{kind}/{name}/fit-{}", cx.suite.fit_seeds[fit]),
             Part::Seed(seed) => format!("{kind}/{name}/{seed}"),
         };
         if let Some(at) = self.ids.get(&id) {
+            let known = &self.nodes[*at];
+            let is_same = known.row.name == *name && known.part == part;
+            anyhow::ensure!(is_same, "{id}: {} has a node of this id", known.label);
             return Ok(*at);
         }
         let needs = stage.needs().into_iter();

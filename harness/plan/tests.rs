@@ -34,6 +34,8 @@ use crate::stages::tokens::{BothWays, FEW_EPOCHS, are_stored, ids};
 use crate::store::{Entry, Store, Workspace};
 use crate::suite::{Augment, Suite};
 
+mod ids;
+
 const HEAD: &str = "version: 1
 name: tiny
 seeds: [0, 1]
