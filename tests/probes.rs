@@ -274,3 +274,16 @@ fn a_bag_of_tokens_needs_ids_of_the_val_split() {
     );
     bench.fine(&["score", "suite.yaml", "--set", "bag_of_tokens=null"]);
 }
+
+/// BatchNorm makes zeros of a single image, so such a probe learned only its bias and said nothing.
+#[test]
+fn probes_on_batches_of_one_image_are_refused() {
+    let bench = Bench::new(&suite());
+    for probe in ["linear_probe", "attentive_probe"] {
+        let set = format!("{probe}.batch=1");
+        bench.refused(
+            &["validate", "suite.yaml", "--set", &set],
+            &[&format!("{probe}.batch"), "2"],
+        );
+    }
+}

@@ -155,6 +155,12 @@ impl LinearProbe<'_> {
     fn unconverged(&self, probed: &Probed) -> Option<String> {
         let (row, seed) = (&self.row.name, self.seed);
         let fall = 100.0 * probed.remaining_fall;
+        if !fall.is_finite() {
+            return Some(format!(
+                "{row}, seed {seed}: the linear probe has diverged: its training loss is not finite, or its gradient too large; its accuracy \
+                does not describe the features; lower `base_lr` of linear_probe"
+            ));
+        }
         (!has_converged(fall)).then(|| {
             format!(
                 "{row}, seed {seed}: the linear probe has not converged: one more step over all train images would lower its training loss by \

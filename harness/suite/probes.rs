@@ -21,8 +21,9 @@ pub struct AttentiveProbe {
     /// Passes over the train split.
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
-    /// Images per step; larger than the split means the whole split. The patch tokens of a batch are in memory.
-    #[schemars(range(min = 1, max = MOST_IMAGES))]
+    /// Images per step, at least 2, because BatchNorm needs the spread of a batch; larger than the split means the whole split. The patch
+    /// tokens of a batch are in memory.
+    #[schemars(range(min = 2, max = MOST_IMAGES))]
     pub batch: usize,
     /// Learning rate at batch 256, or a list: each row and seed uses the best rate on a tenth of the train images that is held out. Each
     /// rate of a list costs a training.

@@ -189,8 +189,8 @@ pub struct LinearProbe {
     /// Passes over the train split.
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
-    /// Images per step; larger than the split means the whole split.
-    #[schemars(range(min = 1, max = MOST_IMAGES))]
+    /// Images per step, at least 2, because BatchNorm needs the spread of a batch; larger than the split means the whole split.
+    #[schemars(range(min = 2, max = MOST_IMAGES))]
     pub batch: usize,
     /// Learning rate at batch 256, or a list: each row and seed uses the best rate on a tenth of the train images that is held out.
     pub base_lr: Rates,

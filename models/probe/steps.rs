@@ -39,11 +39,21 @@ impl ProbeConfig {
         self.rates.first().copied().ok_or_else(lacks)
     }
 
-    /// Returns the settings of a training on `images` images.
+    /// Returns the settings of a training on `images` images. BatchNorm makes zeros of a single image, so nothing would be learned from it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a batch of one image, and without a rate.
     pub(crate) fn settings(&self, images: usize) -> Result<Settings> {
+        let batch = self.batch.min(images);
+        if batch < 2 {
+            return Err(Error::Config(format!(
+                "found batches of {batch} images (batch {}, {images} train images), expected at least 2, because BatchNorm needs their spread",
+                self.batch
+            )));
+        }
         Ok(Settings {
             epochs: self.epochs,
-            batch: self.batch.clamp(1, images),
+            batch,
             len: images,
             seed: self.seed,
             order: "probe-order",

@@ -305,3 +305,25 @@ impl ProbeData for Ending<'_> {
         (self.frozen, Pool::Cls).features(epoch, indices)
     }
 }
+
+#[test]
+fn a_batch_of_one_image_is_refused() {
+    let (frozen, labels) = points(1);
+    let config = ProbeConfig {
+        epochs: 1,
+        batch: 8,
+        rates: vec![0.1],
+        warmup_epochs: 0.0,
+        weight_decay: 0.0,
+        lars: true,
+        seed: 0,
+    };
+    let val = Labelled {
+        features: &frozen.cls,
+        labels: &labels,
+    };
+    let cx = RunContext::default();
+    let probed = probe(&config, 4, 3, &(&frozen, Pool::Cls), &labels, val, &cx);
+    let error = probed.err().unwrap().to_string();
+    assert!(error.contains("found batches of 1 images"), "{error}");
+}

@@ -84,6 +84,9 @@ pub fn unconverged<'a>() -> Remark<'a> {
         all.next()?;
         let falls = row.records.iter().filter(|r| !r.lp_converged.is_empty());
         let falls = falls.map(|r| r.lp_loss_fall.unwrap_or(f64::NAN));
+        if !falls.clone().all(f64::is_finite) {
+            return Some(" (not known, because it has diverged)".into());
+        }
         let (low, high) = (falls.clone().reduce(f64::min)?, falls.reduce(f64::max)?);
         let (low, high) = (format!("{low:.1}"), format!("{high:.1}"));
         Some(match low == high {

@@ -224,6 +224,12 @@ fn footnotes_name_rows_whose_probe_has_not_converged() {
         found.contains("(over the seeds): Identity function (MAE) (0.3 to 2.2 %)."),
         "{found}"
     );
+    records[2].lp_loss_fall = None;
+    let found = note(&records).unwrap();
+    assert!(
+        found.contains("(MAE) (not known, because it has diverged)."),
+        "{found}"
+    );
     records[2].lp_converged = "yes".into();
     assert_eq!(note(&records), None);
     assert!(!crate::columns::has_converged(f64::NAN));
