@@ -7,7 +7,7 @@ mod common;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{Bench, HEAD, RECIPE, ROWS, column, error, results};
+use common::{Bench, HEAD, RECIPE, ROWS, column, error, results, signal};
 
 const K4: &str = "K-means Pixel, K=4";
 
@@ -46,11 +46,11 @@ fn results_that_leave_the_folder_are_named() {
     bench.fine(&["score", "suite.yaml", "--out", "out"]);
     let whole = column(&bench.path("out"), "seed");
     assert!(whole.contains(&"1".to_owned()), "{whole:?}");
-    let args = [
-        &["score", "suite.yaml", "--out", "out"][..],
-        &["--only", K4, "--set", "seeds=[0]"],
-    ]
-    .concat();
+    let args = ["score", "suite.yaml", "--out", "out", "--set", "seeds=[0]"];
+    // With --only, the folder keeps its other rows.
+    let only = [&args[..], &["--only", K4]].concat();
+    bench.refused(&only, &["(seed 1)", "--only keeps", "no such seeds"]);
+    assert_eq!(column(&bench.path("out"), "seed"), whole);
     let said = common::error(&bench.bench(&args));
     assert!(
         said.contains("out no longer has") && said.contains(&format!("{K4} (seed 1)")),
@@ -324,4 +324,41 @@ fn tables_of_an_earlier_report_have_the_numbers_of_the_run() {
     assert_ne!(before, after);
     bench.fine(&["report", "out", "--tables", "2"]);
     assert_eq!(after, read());
+}
+
+/// Such a run wrote the rest of its files into a new folder, or its results over those of a run that had taken the place.
+#[test]
+fn a_run_whose_folder_is_moved_or_removed_writes_nothing_in_its_place() {
+    let bench = Bench::whole();
+    let run = ["run", "suite.yaml", "--store", "store"];
+    for moved in [true, false] {
+        let long = format!("pretrain.epochs={}", 400 + usize::from(moved));
+        let mut command = bench.command(&[&run[..], &["--set", &long]].concat());
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let (out, other) = (bench.path("runs/tiny"), bench.path("runs/other"));
+        while !out.join("results.csv").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        signal(&child, "STOP");
+        bench.refused(&["report", "runs/tiny"], &["writes into this folder"]);
+        let expected = match moved {
+            true => std::fs::rename(&out, &other).map(|()| "was moved to"),
+            false => std::fs::remove_dir_all(&out).map(|()| "was removed"),
+        };
+        bench.fine(&run);
+        let kept = results(&out);
+        signal(&child, "CONT");
+        let ended = child.wait_with_output().unwrap();
+        let said = error(&ended);
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        let expected = expected.unwrap();
+        assert!(
+            said.contains(expected) && said.contains("run the same command again"),
+            "{said}"
+        );
+        assert_eq!(results(&out), kept);
+        bench.fine(&["report", "runs/tiny"]);
+        std::fs::remove_dir_all(out).unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! `bench node`: computes one node of a submitted run and writes down how it ended.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -16,7 +17,8 @@ use crate::submit::{Folder, NodeFile, Plan, requeue};
 use crate::suite::Suite;
 
 pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
-    let folder = Folder::of(&std::path::absolute(&options.run)?);
+    let run = std::path::absolute(&options.run)?;
+    let folder = Folder::of(&run);
     let path = folder.path().display();
     let plan = folder.plan()?;
     let plan = plan.with_context(|| format!("{path}: expected a folder of `bench submit`"))?;
@@ -28,6 +30,8 @@ pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
         )));
     }
     let arguments = arguments(&plan, index, &folder)?;
+    let directory = Path::new(&plan.directory);
+    check_place(&run, &directory.join(&plan.out))?;
     std::env::set_current_dir(&plan.directory).with_context(|| {
         format!(
             "{}: expected the folder of the submission on this machine, too",
@@ -45,6 +49,18 @@ pub fn node(options: &NodeOptions, registry: &Registry) -> Result<(), Failure> {
         Err(Failure::Failed | Failure::Waits) if options.exit_zero => Ok(()),
         ended => ended,
     }
+}
+
+/// Refuses a run folder that was renamed since the submission: the last node would write its results into a new one.
+fn check_place(run: &Path, planned: &Path) -> Result<(), Failure> {
+    let whole = |path: &Path| path.canonicalize().ok();
+    if whole(run) == whole(planned) {
+        return Ok(());
+    }
+    let (run, planned) = (run.display(), planned.display());
+    Err(Failure::Wrong(format!(
+        "{run} is not the run folder of its plan.json, which is {planned}; rename it back, or submit the suite again"
+    )))
 }
 
 /// Calls `compute` unless an input is lost, and writes down how it ended.

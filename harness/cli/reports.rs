@@ -4,14 +4,25 @@ use std::path::{Path, PathBuf};
 
 use tessera_reports::{MetricRow, Record};
 
+use anyhow::Context as _;
+
 use super::failure::Failure;
+use super::process;
 use crate::folder::data::RunData;
+use crate::folder::held::RunFolder;
 use crate::folder::layout::RESULTS;
 use crate::folder::{read, write};
 
 /// If `tables` is empty, writes those of the suite. Tables include the rows of the runs in `with`.
 pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failure> {
+    const OTHERWISE: &str = "report on a writable copy of the folder";
+    // Results that are read while a run writes them would replace its last tables by earlier ones.
+    let folder = match run.is_dir() {
+        true => Some(RunFolder::lock(run, &process::command_line(), OTHERWISE)?),
+        false => None,
+    };
     let data = read::whole(run)?;
+    let folder = folder.context("the run folder appeared just now; report again")?;
     let read = |other: &PathBuf| read::measured(other, &other.join(RESULTS));
     let others: Vec<RunData> = with.iter().map(read).collect::<anyhow::Result<_>>()?;
     let of_suite = data.suite["report"]["tables"].as_array();
@@ -19,7 +30,7 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
     let of_suite = of_suite.filter_map(|number| u32::try_from(number.as_u64()?).ok());
     let of_suite: Vec<u32> = of_suite.collect();
     let tables = if tables.is_empty() { &of_suite } else { tables };
-    let paths = write::report(run, &data, tables, &others)?;
+    let paths = write::report(&folder, &data, tables, &others)?;
     let all = || [&data].into_iter().chain(&others);
     let records: Vec<Record> = all().flat_map(|run| run.records.clone()).collect();
     let metrics: Vec<MetricRow> = all().flat_map(RunData::metric_rows).collect();

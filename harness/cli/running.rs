@@ -19,14 +19,14 @@ use super::progress::{Terminal, duration};
 use super::setup_args::{Device, Precision, Setup};
 use super::store;
 use crate::folder::earlier::Earlier;
+use crate::folder::held::RunFolder;
 use crate::folder::layout::RESULTS;
-use crate::folder::write;
 use crate::run::live::Announcer;
 use crate::run::nodes::{self, NodeEnd};
 use crate::run::{self, Depth, Finished};
 use crate::stages::common::context::Context;
 use crate::stages::common::reporter::Reporter;
-use crate::store::{Lock, Store};
+use crate::store::Store;
 use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
@@ -273,9 +273,9 @@ impl Opened {
         let out = self.out(options.out.as_deref())?;
         checkpoint_every(options.checkpoint_every)?;
         let with = (&options.setup.only[..], self.programs);
-        let _lock = prepare(&mut self.suite, &out, registry, with)?;
+        let folder = prepare(&mut self.suite, &out, registry, with)?;
         let mut cx = self.of_run(options, registry)?;
-        let announcer = Announcer::new(&*self.terminal, &out);
+        let announcer = Announcer::new(&*self.terminal, &folder);
         cx.reporter = &announcer;
         self.terminal.log_into(&out);
         for line in run::environment::greeting(&cx) {
@@ -286,8 +286,8 @@ impl Opened {
             false => self.warn_of_emulation(&cx),
         }
         let ended = match options.collects() {
-            true => nodes::collect(&cx, self.depth, (&out, options.awaits)),
-            false => run::run(&cx, self.depth, &out).map(|finished| (finished, Vec::new())),
+            true => nodes::collect(&cx, self.depth, (&folder, options.awaits)),
+            false => run::run(&cx, self.depth, &folder).map(|finished| (finished, Vec::new())),
         };
         let (finished, missing) = ended.map_err(|e| failure(&cx, e))?;
         drop(cx);
@@ -335,8 +335,8 @@ fn prepare(
     out: &Path,
     registry: &Registry,
     (only, programs): (&[String], Programs),
-) -> Result<Lock, Failure> {
-    let lock = write::prepare(out, &suite.file.name, &process::command_line())?;
+) -> Result<RunFolder, Failure> {
+    let folder = RunFolder::prepare(out, &suite.file.name, &process::command_line())?;
     if !only.is_empty() {
         let earlier = Earlier::of(out)?.records;
         let names = |rows: Vec<Record>| rows.into_iter().map(|row| row.tokenizer).collect();
@@ -344,7 +344,7 @@ fn prepare(
             suite.keep(earlier.map(names), build)
         })?;
     }
-    Ok(lock)
+    Ok(folder)
 }
 
 /// Opens the store. It reports damage on the terminal as long as the terminal exists.

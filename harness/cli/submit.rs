@@ -12,7 +12,7 @@ use super::process;
 use super::running::{self, Opened, place, pool};
 use super::setup_args::{Device, Precision};
 use super::store;
-use crate::folder::write;
+use crate::folder::held::RunFolder;
 use crate::registry::Registry;
 use crate::run::nodes::{self, PlannedNode};
 use crate::store::hidden;
@@ -48,7 +48,7 @@ pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failur
     if let Some((earlier, jobs)) = live(&folder)? {
         return attach(options, &folder, (&earlier, &plan), &jobs);
     }
-    let lock = write::prepare(&out, &plan.suite, &process::command_line())?;
+    let lock = RunFolder::prepare(&out, &plan.suite, &process::command_line())?;
     let guard = folder.lock()?;
     if let Some((earlier, jobs)) = live(&folder)? {
         // Another process has submitted it in the meantime.

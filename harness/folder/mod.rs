@@ -5,6 +5,7 @@
 
 pub mod data;
 pub mod earlier;
+pub mod held;
 pub mod layout;
 pub mod read;
 pub mod sums;

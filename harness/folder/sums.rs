@@ -11,12 +11,12 @@ use tessera_models::files;
 use tessera_reports::Record;
 use tessera_reports::evaluations::Evaluation;
 
+use super::held::RunFolder;
 use super::layout::{
     CELLS, CLASSES, COSTS, ENVIRONMENT, LABELS, METRICS, RESULTS, SHOWN, SKIPPED, SUITE, SUMS,
     cell_folders,
 };
 use crate::sha256::sha256;
-use crate::store::write_atomic;
 
 /// What to do about a damaged file.
 pub(super) const RESTORE: &str = "copy the file from a backup, or write the folder again by `bench run` or `bench score`, which use stored results";
@@ -43,21 +43,23 @@ fn names(records: &[Record]) -> Vec<String> {
     names
 }
 
-/// Writes the list of the run in `folder`, whose results are `records`.
+/// Writes the list of the run in the folder `run`, whose results are `records`.
 ///
 /// # Errors
-/// If a file cannot be read, or the list cannot be written.
-pub fn write(folder: &Path, records: &[Record]) -> anyhow::Result<()> {
+/// If a file cannot be read, or the list cannot be written, or as for [`RunFolder::here`].
+pub fn write(run: &RunFolder, records: &[Record]) -> anyhow::Result<()> {
+    let folder = run.here()?;
     let mut text = String::new();
     for name in names(records) {
         let path = folder.join(&name);
         if files::is_absent(&path) {
             continue;
         }
-        let digest = sha256(&path, || Ok(())).with_context(|| path.display().to_string())?;
+        let digest = sha256(&path, || Ok(())).with_context(|| path.display().to_string());
+        let digest = run.explained(digest)?;
         text.push_str(&format!("{digest}  {name}\n"));
     }
-    Ok(write_atomic(&folder.join(SUMS), text.as_bytes())?)
+    run.put(&folder.join(SUMS), text.as_bytes())
 }
 
 /// Returns whether the file `name` differs from the list in `folder`; without a list or its line it does not.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tessera_models::files;
 use tessera_reports::figure::Figure;
 use tessera_reports::figures::{figures, is_drawn};
@@ -18,98 +18,30 @@ use tessera_reports::{
 
 use super::data::RunData;
 use super::earlier::Earlier;
+use super::held::RunFolder;
 use super::layout::{
-    CELLS, CLASSES, COMPARISONS, COSTS, ENVIRONMENT, EVENTS, FIGURES, HISTORY, LABELS, LOCK,
-    METRICS, PAGE, PREDICTORS, RESULTS, SHOWN, SKIPPED, SUITE, SUMS, TABLES, VISIBLE, cell_folders,
+    CELLS, CLASSES, COMPARISONS, COSTS, ENVIRONMENT, EVENTS, FIGURES, HISTORY, LABELS, METRICS,
+    PAGE, PREDICTORS, RESULTS, SHOWN, SKIPPED, SUITE, SUMS, TABLES, cell_folders,
 };
 use crate::npy;
-use crate::store::{self, Attempt, Entry, Lock, Store, write_atomic};
-
-/// Creates the run folder of a suite and locks it. Others who want it are told `command`.
-///
-/// # Errors
-/// If it cannot be written, contains other files but no results or the results of another suite, or another process writes into it.
-pub fn prepare(out: &Path, suite: &str, command: &str) -> anyhow::Result<Lock> {
-    let remedy = || {
-        let out = out.display();
-        format!("{out}: choose a writable folder with --out")
-    };
-    fs::create_dir_all(out).with_context(remedy)?;
-    let entries = fs::read_dir(out).with_context(remedy)?;
-    let mut names = entries.flatten().map(|entry| entry.file_name());
-    let foreign = names.find(|name| {
-        let name = name.to_string_lossy();
-        // Versions before 0.2 wrote `results.csv.tmp-123`.
-        let name = name.split(".tmp-").next().unwrap_or_default();
-        !name.is_empty() && !name.starts_with('.') && !VISIBLE.contains(&name)
-    });
-    if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
-        bail!(
-            "{} contains {:?} and no {RESULTS}, so it is not a run folder; choose an empty or a new folder with --out",
-            out.display(),
-            name.to_string_lossy()
-        );
-    }
-    let lock = locked(out, command)?;
-    let earlier = Earlier::of(out)?;
-    if let Some(other) = earlier.suite_name().filter(|other| *other != suite) {
-        bail!(
-            "{} holds a run of the suite `{other}`, expected `{suite}` or none; choose another folder with --out, or remove this one",
-            out.display()
-        );
-    }
-    sweep(out)?;
-    // The file has no name, so that another run in the folder does not remove it.
-    tempfile::tempfile_in(out).with_context(remedy)?;
-    Ok(lock)
-}
-
-/// Takes the lock of the run folder. The system releases the lock of a dead process.
-fn locked(out: &Path, command: &str) -> anyhow::Result<Lock> {
-    let path = out.join(LOCK);
-    let attempt = Lock::attempt(&path).with_context(|| path.display().to_string());
-    match attempt.context("choose a writable folder with --out")? {
-        Attempt::Taken(lock) => {
-            lock.sign(&format!("{} ({command})", std::process::id()));
-            Ok(lock)
-        }
-        Attempt::Busy => {
-            let holder = files::read_to_string(&path).unwrap_or_default();
-            bail!(
-                "{}: process {holder} writes into this folder; wait for it or stop it, or choose another folder with --out",
-                out.display()
-            )
-        }
-    }
-}
-
-/// Removes temporary files of dead processes from the folder and its subfolders.
-fn sweep(folder: &Path) -> anyhow::Result<()> {
-    store::sweep(folder);
-    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            sweep(&entry.path())?;
-        }
-    }
-    Ok(())
-}
+use crate::store::{Entry, Store, write_atomic};
 
 /// Writes the files of a run.
 pub struct Writer<'a> {
-    out: &'a Path,
+    folder: &'a RunFolder,
     cells: Vec<PathBuf>,
     /// Names of the files that this run has written into each cell's folder.
     written: Vec<BTreeSet<String>>,
 }
 
 impl<'a> Writer<'a> {
-    /// Creates a writer into `out` with a cell per record. Removes the list of digests, and files of earlier stages from the cells, except
+    /// Creates a writer into `folder` with a cell per record. Removes the list of digests, and files of earlier stages from the cells, except
     /// checkpoints and predictions, which [`remove_replaced`](Self::remove_replaced) removes.
     ///
     /// # Errors
-    /// If a file cannot be removed.
-    pub fn new(out: &'a Path, records: &[Record]) -> anyhow::Result<Self> {
+    /// If a file cannot be removed, or as for [`RunFolder::here`].
+    pub fn new(folder: &'a RunFolder, records: &[Record]) -> anyhow::Result<Self> {
+        let out = folder.here()?;
         remove(&out.join(SUMS))?;
         let folders = cell_folders(records).into_iter();
         let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
@@ -119,7 +51,7 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(Self {
-            out,
+            folder,
             written: vec![BTreeSet::new(); cells.len()],
             cells,
         })
@@ -136,6 +68,7 @@ impl<'a> Writer<'a> {
         data: &RunData,
         store: &Store,
     ) -> anyhow::Result<()> {
+        let out = self.folder.here()?;
         let records = earlier.records.as_deref().unwrap_or_default();
         let cells = self.cells.iter().enumerate();
         let cells: HashMap<_, _> = cells.map(|(cell, folder)| (folder, cell)).collect();
@@ -145,7 +78,7 @@ impl<'a> Writer<'a> {
             of_cell.push(cost);
         }
         for (record, name) in records.iter().zip(cell_folders(records)) {
-            let folder = self.out.join(CELLS).join(name);
+            let folder = out.join(CELLS).join(name);
             let cell = cells.get(&folder).copied();
             let now = cell.map(|cell| data.costs.range((cell, 0)..(cell + 1, 0)));
             let now: HashSet<&str> = now
@@ -179,10 +112,10 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// If the folder cannot be written.
     pub fn about(&self, data: &RunData) -> anyhow::Result<()> {
-        let out = self.out;
-        write_atomic(&out.join(SUITE), data.suite_text.as_bytes())?;
+        let (folder, out) = (self.folder, self.folder.here()?);
+        folder.put(&out.join(SUITE), data.suite_text.as_bytes())?;
         let environment = format!("{:#}\n", data.environment);
-        write_atomic(&out.join(ENVIRONMENT), environment.as_bytes())?;
+        folder.put(&out.join(ENVIRONMENT), environment.as_bytes())?;
         let (path, count) = (out.join(LABELS), data.labels.len());
         let beside = files::beside(&path);
         let written = npy::write(&beside, &[count], data.labels.iter().copied());
@@ -190,9 +123,9 @@ impl<'a> Writer<'a> {
         if written.is_err() {
             let _ = fs::remove_file(&beside);
         }
-        written.with_context(|| path.display().to_string())?;
+        folder.explained(written.with_context(|| path.display().to_string()))?;
         let classes = serde_json::to_string(&data.classes)?;
-        write_atomic(&out.join(CLASSES), classes.as_bytes())?;
+        folder.put(&out.join(CLASSES), classes.as_bytes())?;
         let lines = data.skipped.iter();
         let lines: String = lines
             .map(|(name, why)| {
@@ -202,7 +135,7 @@ impl<'a> Writer<'a> {
                 format!("{}\t{}\n", printable(&name), printable(&why))
             })
             .collect();
-        or_remove(&out.join(SKIPPED), &lines)
+        or_remove(folder, SKIPPED, &lines)
     }
 
     /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
@@ -210,7 +143,8 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// If the folder cannot be written.
     pub fn results(&self, data: &RunData) -> anyhow::Result<()> {
-        let write = |name: &str, text: String| write_atomic(&self.out.join(name), text.as_bytes());
+        let out = self.folder.here()?;
+        let write = |name: &str, text: String| self.folder.put(&out.join(name), text.as_bytes());
         // Readers refuse results whose metrics have no rows yet.
         write(METRICS, to_csv(&data.metric_rows())?)?;
         write(RESULTS, to_csv(&data.records)?)?;
@@ -233,10 +167,8 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// If the folder cannot be written.
     pub fn file(&mut self, cell: usize, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let folder = &self.cells[cell];
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        self.written[cell].insert(name.to_owned());
-        Ok(write_atomic(&folder.join(name), bytes)?)
+        let path = self.cell(cell, name)?;
+        self.folder.put(&path, bytes)
     }
 
     /// Copies a file of a store entry into the cell's folder, if the entry contains it.
@@ -247,10 +179,18 @@ impl<'a> Writer<'a> {
         if !entry.has(name) {
             return Ok(());
         }
+        let path = self.cell(cell, name)?;
+        self.folder.explained(entry.copy(name, &path))
+    }
+
+    /// Creates the folder of a cell, and returns the path of its file `name`.
+    fn cell(&mut self, cell: usize, name: &str) -> anyhow::Result<PathBuf> {
+        self.folder.here()?;
         let folder = &self.cells[cell];
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let created = fs::create_dir_all(folder).with_context(|| folder.display().to_string());
+        self.folder.explained(created)?;
         self.written[cell].insert(name.to_owned());
-        Ok(entry.copy(name, &folder.join(name))?)
+        Ok(folder.join(name))
     }
 }
 
@@ -276,30 +216,32 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a text, or removes the file if the text is empty.
-fn or_remove(path: &Path, text: &str) -> anyhow::Result<()> {
+/// Writes a text into the file `name`, or removes the file if the text is empty.
+fn or_remove(folder: &RunFolder, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = folder.here()?.join(name);
     if text.is_empty() {
-        return remove(path);
+        return remove(&path);
     }
-    Ok(write_atomic(path, text.as_bytes())?)
+    folder.put(&path, text.as_bytes())
 }
 
 /// Writes comparisons, `tables` that include the rows of `others`, figures and the page. Returns the paths of the tables.
 ///
 /// # Errors
-/// If the folder cannot be written or a table does not exist.
+/// If the folder cannot be written or a table does not exist, or as for [`RunFolder::here`].
 pub fn report(
-    out: &Path,
+    folder: &RunFolder,
     data: &RunData,
     tables: &[u32],
     others: &[RunData],
 ) -> anyhow::Result<Vec<PathBuf>> {
+    let out = folder.here()?;
     let comparisons = data.comparisons();
     let text = match comparisons.is_empty() {
         true => String::new(),
         false => to_csv(&comparisons)?,
     };
-    or_remove(&out.join(COMPARISONS), &text)?;
+    or_remove(folder, COMPARISONS, &text)?;
     let of_others = others.iter().flat_map(|other| &other.records);
     let records: Vec<Record> = data.records.iter().chain(of_others).cloned().collect();
     let mut cx = data.table_context(comparisons);
@@ -313,20 +255,20 @@ pub fn report(
     cx.notes.extend(not_lowered(&losses));
     cx.metrics
         .extend(others.iter().flat_map(RunData::metric_rows));
-    let paths = write_tables(&out.join(TABLES), &records, &cx, tables)?;
+    let paths = write_tables(folder, &records, &cx, tables)?;
     let (drawn, predictors) = figures(&data.records, &data.figure_data());
-    let folder = out.join(FIGURES);
-    remove_figures(&folder)?;
+    let drawings = out.join(FIGURES);
+    remove_figures(&drawings)?;
     if !drawn.is_empty() {
-        write_figures(&folder, &drawn)?;
+        draw(&drawings, &drawn, &|path, bytes| folder.put(path, bytes))?;
     }
     if !predictors.is_empty() {
         let text = to_csv(&predictors)?;
-        write_atomic(&folder.join(PREDICTORS), text.as_bytes())?;
+        folder.put(&drawings.join(PREDICTORS), text.as_bytes())?;
     }
     let files = page::files().filter(|name| exists(&out.join(name)));
     let page = data.page(drawn, predictors, files.collect());
-    write_atomic(&out.join(PAGE), page.as_bytes())?;
+    folder.put(&out.join(PAGE), page.as_bytes())?;
     Ok(paths)
 }
 
@@ -339,12 +281,12 @@ pub fn with_present(out: &Path, wanted: &[u32]) -> Vec<u32> {
 }
 
 fn write_tables(
-    folder: &Path,
+    run: &RunFolder,
     records: &[Record],
     cx: &TableContext,
     tables: &[u32],
 ) -> anyhow::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
+    let (folder, mut paths) = (&run.here()?.join(TABLES), Vec::new());
     for number in tables {
         let rendered = render(*number, records, cx)?;
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -354,7 +296,7 @@ fn write_tables(
             ("tex", &rendered.latex),
         ] {
             let path = folder.join(format!("table{number}.{extension}"));
-            write_atomic(&path, text.as_bytes())?;
+            run.put(&path, text.as_bytes())?;
             paths.push(path);
         }
     }
@@ -387,14 +329,25 @@ fn remove_figures(folder: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// If the folder cannot be written.
 pub fn write_figures(folder: &Path, figures: &[Figure]) -> anyhow::Result<Vec<PathBuf>> {
+    draw(folder, figures, &|path, bytes| {
+        Ok(write_atomic(path, bytes)?)
+    })
+}
+
+/// As [`write_figures`], with `put`, which writes a file.
+fn draw(
+    folder: &Path,
+    figures: &[Figure],
+    put: &dyn Fn(&Path, &[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut paths = Vec::new();
     for figure in figures {
         let files = figure.files()?;
         let path = |extension| folder.join(format!("{}.{extension}", figure.name));
         let (svg, png) = (path("svg"), path("png"));
-        write_atomic(&svg, files.svg.as_bytes())?;
-        write_atomic(&png, &files.png)?;
+        put(&svg, files.svg.as_bytes())?;
+        put(&png, &files.png)?;
         paths.extend([svg, png]);
     }
     Ok(paths)

@@ -18,6 +18,7 @@ use super::environment;
 use crate::data::Scan;
 use crate::folder::data::RunData;
 use crate::folder::earlier::Earlier;
+use crate::folder::held::RunFolder;
 use crate::folder::layout::{CODEBOOK, GALLERY};
 use crate::folder::read;
 use crate::folder::write::Writer;
@@ -54,10 +55,10 @@ impl<'a> Board<'a> {
         cx: &'a Context<'a>,
         images: &Images,
         (graph, covered): (&Graph<'_>, &dyn Fn(&Node<'_>) -> bool),
-        out: &'a Path,
+        out: &'a RunFolder,
     ) -> anyhow::Result<Self> {
         let rows = cx.suite.shown();
-        let data = before(cx, images, &rows, out)?;
+        let data = before(cx, images, &rows, out.path())?;
         let mut board = Self {
             cx,
             rows,

@@ -1,13 +1,14 @@
 //! Writes the current state of a run into its folder, for `bench runs`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tessera_models::files;
 
+use crate::folder::held::RunFolder;
 use crate::folder::layout::LIVE;
 use crate::stages::common::reporter::{Outcome, Reporter};
 use crate::store::{is_alive, write_atomic};
@@ -56,13 +57,13 @@ fn began(pid: u32) -> Option<u64> {
 /// Reports to another reporter and to the run folder.
 pub struct Announcer<'a> {
     inner: &'a dyn Reporter,
-    path: PathBuf,
+    folder: &'a RunFolder,
     state: Mutex<(Live, Instant)>,
 }
 
 impl<'a> Announcer<'a> {
     /// Creates a reporter that writes the state into `folder` until it is dropped.
-    pub fn new(inner: &'a dyn Reporter, folder: &Path) -> Self {
+    pub fn new(inner: &'a dyn Reporter, folder: &'a RunFolder) -> Self {
         let live = Live {
             pid: std::process::id(),
             began: began(std::process::id()),
@@ -70,7 +71,7 @@ impl<'a> Announcer<'a> {
         };
         Self {
             inner,
-            path: folder.join(LIVE),
+            folder,
             state: Mutex::new((live, Instant::now())),
         }
     }
@@ -85,8 +86,8 @@ impl<'a> Announcer<'a> {
         if at_once || state.1.elapsed() >= EVERY {
             state.1 = Instant::now();
             // Only `bench runs` reads the file, so errors do not fail the run.
-            if let Ok(text) = serde_json::to_vec(&state.0) {
-                let _ = write_atomic(&self.path, &text);
+            if let (Ok(folder), Ok(text)) = (self.folder.here(), serde_json::to_vec(&state.0)) {
+                let _ = write_atomic(&folder.join(LIVE), &text);
             }
         }
     }
@@ -94,7 +95,9 @@ impl<'a> Announcer<'a> {
 
 impl Drop for Announcer<'_> {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if let Ok(folder) = self.folder.here() {
+            let _ = fs::remove_file(folder.join(LIVE));
+        }
     }
 }
 
@@ -142,7 +145,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Live::read(dir.path()), None);
         {
-            let announcer = Announcer::new(&Silent, dir.path());
+            let folder = RunFolder::prepare(dir.path(), "s", "bench run").unwrap();
+            let announcer = Announcer::new(&Silent, &folder);
             announcer.begin("pretrain: HOG", 3, 9, Some(60.0));
             let live = Live::read(dir.path()).unwrap();
             assert_eq!(

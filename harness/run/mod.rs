@@ -10,7 +10,6 @@ mod replaced;
 mod room;
 mod tokens;
 
-use std::path::Path;
 use std::time::Duration;
 
 use tessera_tokenizers::{BuildContext, ImageNames, LabelsInOrder};
@@ -18,6 +17,7 @@ use tessera_tokenizers::{BuildContext, ImageNames, LabelsInOrder};
 pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::data::{check_two_classes, said_of_single};
+use crate::folder::held::RunFolder;
 use crate::folder::{sums, write};
 use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
@@ -73,12 +73,12 @@ pub struct Finished {
     pub cells: usize,
 }
 
-/// Runs the suite and writes into the folder `out`, which [`write::prepare`] created.
+/// Runs the suite and writes into the folder `out`.
 ///
 /// # Errors
 /// If the images or the suite are invalid, the store or the folder cannot be written, or the user interrupts. A failed cell is not an
 /// error: `results.csv` contains the reason, and the other cells continue.
-pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finished> {
+pub fn run(cx: &Context<'_>, depth: Depth, out: &RunFolder) -> anyhow::Result<Finished> {
     let images = scanned(cx)?;
     check_images(cx, &images, depth)?;
     if depth == Depth::All {
@@ -87,12 +87,13 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
     let graph = Graph::of(cx)?;
     let wanted = depth.wanted(&graph);
     let walk = || Walk::new(cx, &images, &graph, |node| wanted[node.at]);
-    let replaced = Replaced::of(out)?;
+    let replaced = Replaced::of(out.path())?;
     replaced.check_images(cx, &images.scan)?;
     replaced.check_uncomputed(cx, walk())?;
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
+    replaced.check_kept(cx, &board.data.records)?;
     if let Some(leaving) = replaced.leaving(cx, &board.data.records) {
         cx.reporter.note(&leaving);
     }
@@ -110,11 +111,11 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &Path) -> anyhow::Result<Finishe
 }
 
 /// Writes results, tables and page.
-fn finish(cx: &Context<'_>, board: &Board<'_>, out: &Path) -> anyhow::Result<Finished> {
+fn finish(cx: &Context<'_>, board: &Board<'_>, out: &RunFolder) -> anyhow::Result<Finished> {
     board.write()?;
     // Those of an earlier report would show earlier numbers.
     let of_suite = &cx.suite.file.report.tables;
-    let tables = write::with_present(out, of_suite);
+    let tables = write::with_present(out.path(), of_suite);
     let others = tables.iter().filter(|number| !of_suite.contains(number));
     let others: Vec<String> = others.map(u32::to_string).collect();
     if !others.is_empty() {

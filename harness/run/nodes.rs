@@ -12,6 +12,7 @@ use super::board::Board;
 use super::replaced::{PAUSE, Replaced};
 use super::room::check_memory;
 use super::{Depth, Finished, check_images, finish, scanned, surveyed};
+use crate::folder::held::RunFolder;
 use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, StageError};
@@ -251,7 +252,7 @@ fn missing(walk: &Walk<'_>, node: &Node<'_>) -> Vec<String> {
 pub fn collect(
     cx: &Context<'_>,
     depth: Depth,
-    (out, awaits): (&Path, bool),
+    (out, awaits): (&RunFolder, bool),
 ) -> anyhow::Result<(Finished, Vec<String>)> {
     let images = scanned(cx)?;
     let graph = Graph::of(cx)?;
@@ -262,7 +263,7 @@ pub fn collect(
         false => Duration::ZERO,
     };
     let hidden = Instant::now() + hidden;
-    let replaced = Replaced::of(out)?;
+    let replaced = Replaced::of(out.path())?;
     replaced.check_images(cx, &images.scan)?;
     if replaced.lacks(cx) {
         let mut look = walk();

@@ -168,36 +168,44 @@ impl<'a> Replaced<'a> {
         )
     }
 
+    /// Refuses seeds without those of finished results of the rows outside the selection, which `--only` keeps. `records` are those of this run.
+    ///
+    /// # Errors
+    /// The rows and seeds, and the remedy.
+    pub fn check_kept(&self, cx: &Context<'_>, records: &[Record]) -> anyhow::Result<()> {
+        let is_kept = |name: &str| cx.suite.kept.iter().any(|row| row.name == name);
+        let kept = self.others(records).filter(|old| is_kept(&old.tokenizer));
+        match by_row(kept) {
+            Some(rows) => bail!(
+                "{} has finished results of {rows}, which --only keeps, and this run has no such seeds; run with all seeds, compute all rows with \
+                 `bench run SUITE`, or choose another folder with --out",
+                self.out.display()
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// Says which finished results leave the folder because the rows or seeds of this run, those of `records`, are others; `None` if none does.
     pub fn leaving(&self, cx: &Context<'_>, records: &[Record]) -> Option<String> {
-        let stays = |old: &Record| {
-            let mut all = records.iter();
-            all.any(|new| (&new.tokenizer, new.seed) == (&old.tokenizer, old.seed))
-        };
-        let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
-        let earlier = self.earlier.records.iter().flatten();
-        for old in earlier.filter(|old| old.status == "ok" && !stays(old)) {
-            let (name, seed) = (old.tokenizer.as_str(), old.seed.to_string());
-            match rows.iter_mut().find(|(row, _)| *row == name) {
-                Some((_, seeds)) => seeds.push(seed),
-                None => rows.push((name, vec![seed])),
-            }
-        }
-        let shown = rows
-            .iter()
-            .map(|(row, seeds)| format!("{row} (seed {})", seeds.join(", ")));
-        let shown: Vec<String> = shown.collect();
+        let rows = by_row(self.others(records))?;
         let kept = match self.lacks(cx) {
             true => "",
             false => "; the store keeps their results for a run with these rows and seeds",
         };
-        (!shown.is_empty()).then(|| {
-            format!(
-                "{} no longer has {}, which are not of this run{kept}",
-                self.out.display(),
-                named(shown.iter().map(String::as_str))
-            )
-        })
+        Some(format!(
+            "{} no longer has {rows}, which are not of this run{kept}",
+            self.out.display()
+        ))
+    }
+
+    /// Returns the finished results that `records` have no place for.
+    fn others<'s>(&'s self, records: &'s [Record]) -> impl Iterator<Item = &'s Record> {
+        let stays = |old: &Record| {
+            let mut all = records.iter();
+            all.any(|new| (&new.tokenizer, new.seed) == (&old.tokenizer, old.seed))
+        };
+        let earlier = self.earlier.records.iter().flatten();
+        earlier.filter(move |old| old.status == "ok" && !stays(old))
     }
 
     /// Returns how the results of `rows` differ from those that are looked for, and the remedy that follows.
@@ -270,6 +278,23 @@ fn folders(suite: &Value, base: &Path) -> Vec<PathBuf> {
         base.join(folder).canonicalize().ok()
     };
     places.filter_map(folder).collect()
+}
+
+/// Returns the number of different rows, and the names and seeds of the first; `None` if there are no records.
+fn by_row<'r>(records: impl Iterator<Item = &'r Record>) -> Option<String> {
+    let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+    for record in records {
+        let (name, seed) = (record.tokenizer.as_str(), record.seed.to_string());
+        match rows.iter_mut().find(|(row, _)| *row == name) {
+            Some((_, seeds)) => seeds.push(seed),
+            None => rows.push((name, vec![seed])),
+        }
+    }
+    let shown = rows
+        .iter()
+        .map(|(row, seeds)| format!("{row} (seed {})", seeds.join(", ")));
+    let shown: Vec<String> = shown.collect();
+    (!shown.is_empty()).then(|| named(shown.iter().map(String::as_str)))
 }
 
 /// Returns the number of different rows, and the names of the first.

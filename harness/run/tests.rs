@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use tessera_reports::{CostRow, MetricRow, Record};
 
 use super::{Depth, run};
+use crate::folder::held::RunFolder;
 use crate::folder::layout::{COSTS, METRICS, RESULTS};
 use crate::registry::Registry;
 use crate::stages::common::context::Context;
@@ -55,6 +56,11 @@ impl Reporter for Statuses {
     fn note(&self, _: &str) {}
 }
 
+/// Creates and locks the run folder of a test.
+fn out(dir: &Path) -> RunFolder {
+    RunFolder::prepare(&dir.join("out"), "tiny", "a test").unwrap()
+}
+
 fn run_suite(dir: &Path, depth: Depth, reporter: &dyn Reporter) {
     run_with(dir, depth, reporter, &[]);
 }
@@ -72,7 +78,7 @@ fn failed_cells(dir: &Path, depth: Depth, reporter: &dyn Reporter, sets: &[Strin
     let store = Store::open(&dir.join("store")).unwrap();
     let stop = AtomicBool::new(false);
     let cx = Context::new(&suite, &registry, &store, reporter, &stop, 2);
-    run(&cx, depth, &dir.join("out")).unwrap().failed
+    run(&cx, depth, &out(dir)).unwrap().failed
 }
 
 /// Nothing uses the result of an evaluation, so one that fails costs no other number of its row.
@@ -185,8 +191,7 @@ impl Reporter for Notes {
 #[test]
 fn a_note_on_a_pending_row_names_every_row_that_it_waits_for_once() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, out) = (dir.path().join("suite.yaml"), dir.path().join("out"));
-    std::fs::create_dir(&out).unwrap();
+    let path = dir.path().join("suite.yaml");
     let rows = "tokenizers:
   - {name: A, kind: continuous, with: {features: {kind: pixels}}}
   - {name: B, kind: continuous, with: {features: {kind: hog}}}";
@@ -199,7 +204,7 @@ fn a_note_on_a_pending_row_names_every_row_that_it_waits_for_once() {
     let store = Store::open(&dir.path().join("store")).unwrap();
     let (stop, notes) = (AtomicBool::new(false), Notes::default());
     let cx = Context::new(&suite, &registry, &store, &notes, &stop, 2);
-    run(&cx, Depth::Score, &out).unwrap();
+    run(&cx, Depth::Score, &out(dir.path())).unwrap();
     let notes = notes.0.into_inner().unwrap();
     let waits: Vec<&String> = notes
         .iter()

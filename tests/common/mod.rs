@@ -6,7 +6,7 @@ pub mod onnx;
 pub mod programs;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 /// The suite without rows and recipe.
 pub const HEAD: &str = "version: 1
@@ -149,6 +149,13 @@ pub fn onnxruntime() -> bool {
 /// Returns standard error as text.
 pub fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Sends the signal `name`, such as STOP, to a running program.
+pub fn signal(child: &Child, name: &str) {
+    let line = format!("kill -{name} {}", child.id());
+    let sent = Command::new("sh").args(["-c", &line]).status();
+    assert!(sent.unwrap().success());
 }
 
 /// Returns the rows of `results.csv` without the columns of seconds.

@@ -286,14 +286,6 @@ fn damaged_pixels_are_decoded_again() {
     assert!(contents() == before);
 }
 
-fn signal(child: &std::process::Child, name: &str) {
-    let line = format!("kill -{name} {}", child.id());
-    let sent = std::process::Command::new("sh")
-        .args(["-c", &line])
-        .status();
-    assert!(sent.unwrap().success());
-}
-
 /// Pixels and ids are mapped, and verified before training reads them, for hours.
 #[test]
 fn training_on_bytes_that_changed_meanwhile_is_not_stored() {
@@ -313,7 +305,7 @@ fn training_on_bytes_that_changed_meanwhile_is_not_stored() {
         while files(&trains).is_empty() && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }
-        signal(&child, "STOP");
+        super::common::signal(&child, "STOP");
         let stored = files(&trial.bench.path("store"));
         let ended = files(&trial.bench.path("store/pretrain"));
         assert!(ended.is_empty(), "pretraining ended before it was stopped");
@@ -326,7 +318,7 @@ fn training_on_bytes_that_changed_meanwhile_is_not_stored() {
             bytes.splice(half.., changed);
             fs::write(path, bytes).unwrap();
         }
-        signal(&child, "CONT");
+        super::common::signal(&child, "CONT");
         let output = child.wait_with_output().unwrap();
         let said = super::error(&output);
         assert!(output.status.success(), "{file}: {said}");

@@ -107,6 +107,21 @@ fn stopped(state: &str) -> (Option<i32>, String) {
     (output.status.code(), error(&output))
 }
 
+/// The last node wrote the results into a new folder of the old name.
+#[test]
+fn nodes_of_a_renamed_run_folder_are_refused() {
+    let bench = Bench::whole();
+    let bin = program(&bench, "sbatch", "exit 1");
+    let output = submit(&bench, &bin, &["--to", "slurm", "--dry-run"]);
+    assert!(output.status.success(), "{}", error(&output));
+    fs::rename(bench.path("out"), bench.path("other")).unwrap();
+    bench.refused(
+        &["node", "other", "0"],
+        &["other is not the run folder", "rename it back"],
+    );
+    assert!(!bench.path("out").exists());
+}
+
 #[test]
 fn a_stopped_node_goes_back_only_at_its_time_limit_and_after_some_work() {
     let (status, said) = stopped("RUNNING");

@@ -11,7 +11,7 @@ use tessera_tokenizers::{
     BuildContext, Config, Fingerprint, Grid, Needs, Tokenizer, TokenizerFactory, View, schemars,
 };
 
-use super::{SUITE, rows, run};
+use super::{SUITE, out, rows, run};
 use crate::folder::layout::{METRICS, RESULTS};
 use crate::registry::Registry;
 use crate::run::{Depth, Finished};
@@ -28,15 +28,14 @@ pub(super) fn run_rows(
     more: &str,
     registry: &Registry,
 ) -> Finished {
-    let (path, out) = (dir.join("suite.yaml"), dir.join("out"));
+    let path = dir.join("suite.yaml");
     let kmeans = SUITE.lines().find(|line| line.contains("kmeans")).unwrap();
     std::fs::write(&path, SUITE.replace(kmeans, rows) + more).unwrap();
-    std::fs::create_dir(&out).unwrap();
     let suite = Suite::load(&path, &[], registry).unwrap();
     let store = Store::open(&dir.join("store")).unwrap();
     let stop = AtomicBool::new(false);
     let cx = Context::new(&suite, registry, &store, &Silent, &stop, 2);
-    run(&cx, depth, &out).unwrap()
+    run(&cx, depth, &out(dir)).unwrap()
 }
 
 const CONTROLS: &str = "  - {name: oracle, kind: oracle}

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use tessera_models::Precision;
 use tessera_reports::Record;
 
-use super::{SUITE, rows};
+use super::{SUITE, out, rows};
 use crate::folder::layout::RESULTS;
 use crate::registry::Registry;
 use crate::run::nodes::{PlannedNode, collect, plan};
@@ -50,16 +50,14 @@ fn results_of_a_named_gpu_are_found_under_its_name_only() {
     let dir = dir.path();
     let here = || Some(gpu("NVIDIA H200", Precision::Bf16));
     // The CPU stands for the GPU: keys, not bytes, are tested.
-    with(dir, here(), |cx| {
-        run(cx, Depth::All, &dir.join("out")).unwrap()
-    });
+    with(dir, here(), |cx| run(cx, Depth::All, &out(dir)).unwrap());
     assert_eq!(missing(dir, here()), 0);
     let costs = with(dir, here(), |cx| dry_run(cx, Depth::All).unwrap());
     let mut stages = costs.all.iter().flat_map(|row| &row.stages);
     assert!(stages.all(|(_, cost)| cost.is_none()), "all are stored");
     std::fs::remove_dir_all(dir.join("out")).unwrap();
     let collected = with(dir, here(), |cx| {
-        collect(cx, Depth::All, (&dir.join("out"), false)).unwrap()
+        collect(cx, Depth::All, (&out(dir), false)).unwrap()
     });
     assert!(collected.1.is_empty(), "{:?}", collected.1);
     for record in rows::<Record>(dir, RESULTS) {

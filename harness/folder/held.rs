@@ -1,0 +1,139 @@
+//! A run folder into which this process writes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use tessera_models::files;
+
+use super::earlier::Earlier;
+use super::layout::{LOCK, RESULTS, VISIBLE};
+use crate::store::{self, Attempt, Lock, write_atomic};
+
+/// A locked run folder. The lock ends when it is dropped, or when the process dies.
+pub struct RunFolder {
+    path: PathBuf,
+    lock: Lock,
+}
+
+impl RunFolder {
+    /// Creates the run folder of a suite and locks it. Others who want it are told `command`.
+    ///
+    /// # Errors
+    /// If it cannot be written, contains other files but no results or the results of another suite, or another process writes into it.
+    pub fn prepare(out: &Path, suite: &str, command: &str) -> anyhow::Result<Self> {
+        const OTHERWISE: &str = "choose another folder with --out";
+        let remedy = || {
+            let out = out.display();
+            format!("{out}: choose a writable folder with --out")
+        };
+        fs::create_dir_all(out).with_context(remedy)?;
+        let entries = fs::read_dir(out).with_context(remedy)?;
+        let mut names = entries.flatten().map(|entry| entry.file_name());
+        let foreign = names.find(|name| {
+            let name = name.to_string_lossy();
+            // Versions before 0.2 wrote `results.csv.tmp-123`.
+            let name = name.split(".tmp-").next().unwrap_or_default();
+            !name.is_empty() && !name.starts_with('.') && !VISIBLE.contains(&name)
+        });
+        if let Some(name) = foreign.filter(|_| !out.join(RESULTS).exists()) {
+            bail!(
+                "{} contains {:?} and no {RESULTS}, so it is not a run folder; choose an empty or a new folder with --out",
+                out.display(),
+                name.to_string_lossy()
+            );
+        }
+        let folder = Self::lock(out, command, OTHERWISE)?;
+        let earlier = Earlier::of(out)?;
+        if let Some(other) = earlier.suite_name().filter(|other| *other != suite) {
+            bail!(
+                "{} holds a run of the suite `{other}`, expected `{suite}` or none; {OTHERWISE}, or remove this one",
+                out.display()
+            );
+        }
+        sweep(out)?;
+        // The file has no name, so that another run in the folder does not remove it.
+        tempfile::tempfile_in(out).with_context(remedy)?;
+        Ok(folder)
+    }
+
+    /// Locks an existing run folder. Errors say what the user may do `otherwise`.
+    ///
+    /// # Errors
+    /// If another process writes into it, or its lock cannot be created.
+    pub fn lock(out: &Path, command: &str, otherwise: &str) -> anyhow::Result<Self> {
+        let path = out.join(LOCK);
+        let attempt = Lock::attempt(&path).with_context(|| path.display().to_string());
+        match attempt.with_context(|| otherwise.to_owned())? {
+            Attempt::Taken(lock) => {
+                lock.sign(&format!("{} ({command})", std::process::id()));
+                let path = out.to_owned();
+                Ok(Self { path, lock })
+            }
+            Attempt::Busy => {
+                let holder = files::read_to_string(&path).unwrap_or_default();
+                bail!(
+                    "{}: process {holder} writes into this folder; wait for it or stop it, or {otherwise}",
+                    out.display()
+                )
+            }
+        }
+    }
+
+    /// Returns its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns its path, for writing, while this still is the folder that was locked: another run may have one of the same name.
+    ///
+    /// # Errors
+    /// If it was moved or removed.
+    pub fn here(&self) -> anyhow::Result<&Path> {
+        if self.lock.is_in_place() {
+            return Ok(&self.path);
+        }
+        let out = self.path.display();
+        let now = self.lock.folder_now();
+        let (what, remedy) = match now.filter(|now| now.is_dir()) {
+            Some(now) => (
+                format!("moved to {}", now.display()),
+                "move it back if nothing is there now, and run",
+            ),
+            None => ("removed".to_owned(), "run"),
+        };
+        bail!(
+            "{out} was {what} while this process wrote into it, so nothing more is written there; the store keeps what was finished; {remedy} \
+             the same command again"
+        )
+    }
+
+    /// Writes the file at `path` in it, as [`write_atomic`].
+    ///
+    /// # Errors
+    /// Those of [`here`](Self::here) and [`write_atomic`].
+    pub fn put(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        self.here()?;
+        self.explained(write_atomic(path, bytes))
+    }
+
+    /// Replaces the error of an access to the folder by that of [`here`](Self::here), if it follows from it.
+    ///
+    /// # Errors
+    /// One of the two.
+    pub fn explained<T, E: Into<anyhow::Error>>(&self, access: Result<T, E>) -> anyhow::Result<T> {
+        access.map_err(|error| self.here().err().unwrap_or_else(|| error.into()))
+    }
+}
+
+/// Removes temporary files of dead processes from the folder and its subfolders.
+fn sweep(folder: &Path) -> anyhow::Result<()> {
+    store::sweep(folder);
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            sweep(&entry.path())?;
+        }
+    }
+    Ok(())
+}
