@@ -194,7 +194,7 @@ fn numbers_out_of_range_are_refused() {
         ),
         ("linear_probe.weight_decay", &["-1"]),
         ("linear_probe.warmup_epochs", &["6", "-1"]),
-        ("linear_probe.crop_scale", &["[-1, 1]"]),
+        ("linear_probe.crop_scale", &["[-1, 1]", "[0.2, 1]"]),
         ("fine_tune.base_lr", &["-1"]),
         ("fine_tune.from_scratch_base_lr", &["0"]),
         ("fine_tune.layer_decay", &["0", "1.1"]),

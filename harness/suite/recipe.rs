@@ -348,7 +348,7 @@ fn unused_rate() -> f64 {
 fn unused_ratio() -> f64 {
     0.75
 }
-fn pretrain_scale() -> [f64; 2] {
+pub(super) fn pretrain_scale() -> [f64; 2] {
     [0.2, 1.0]
 }
 fn cls() -> Pooling {

@@ -2,8 +2,9 @@
 
 use tessera_models::vit::{Layer, VitConfig};
 
+use super::choices::{Augment, train_scale};
 use super::rates::Rates;
-use super::recipe::{Pretrain, Recipes};
+use super::recipe::{Pretrain, Recipes, pretrain_scale};
 
 /// A field, whether its value agrees with other fields, and what is expected. The schema has the ranges.
 pub(super) type Rule = (&'static str, bool, &'static str);
@@ -17,6 +18,8 @@ impl Recipes {
         }
         if let Some(probe) = &self.linear_probe {
             rules.extend(rates("linear_probe.base_lr", &probe.base_lr));
+            let crops = (probe.augment, probe.crop_scale);
+            rules.extend(scale("linear_probe.crop_scale", crops, train_scale()));
             rules.extend([
                 (
                     "linear_probe.base_lr",
@@ -28,16 +31,16 @@ impl Recipes {
                     probe.warmup_epochs,
                     probe.epochs,
                 ),
-                scale("linear_probe.crop_scale", probe.crop_scale),
             ]);
         }
         if let Some(probe) = &self.attentive_probe {
             rules.extend(rates("attentive_probe.base_lr", &probe.base_lr));
+            let crops = (probe.augment, probe.crop_scale);
+            rules.extend(scale("attentive_probe.crop_scale", crops, train_scale()));
             let (valid, epochs) = (probe.base_lr.are_valid(), probe.epochs);
             rules.extend([
                 ("attentive_probe.base_lr", valid, Rates::EXPECTED),
                 warmup("attentive_probe.warmup_epochs", probe.warmup_epochs, epochs),
-                scale("attentive_probe.crop_scale", probe.crop_scale),
                 (
                     "attentive_probe.queries",
                     probe.queries_fit(vit.map(|vit| vit.preset.width)),
@@ -50,6 +53,8 @@ impl Recipes {
             rules.push(("bag_of_tokens.l2", bag.l2.are_valid(), expected));
         }
         if let Some(tune) = &self.fine_tune {
+            let crops = (tune.augment, tune.crop_scale);
+            rules.extend(scale("fine_tune.crop_scale", crops, train_scale()));
             rules.extend([
                 rate("fine_tune.base_lr", tune.base_lr),
                 rate(
@@ -57,7 +62,6 @@ impl Recipes {
                     tune.from_scratch_base_lr.unwrap_or(tune.base_lr),
                 ),
                 warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
-                scale("fine_tune.crop_scale", tune.crop_scale),
             ]);
         }
         rules
@@ -118,9 +122,10 @@ fn of_pretrain(pretrain: &Pretrain, vit: Option<VitConfig>) -> Vec<Rule> {
             pretrain.warmup_epochs,
             pretrain.epochs,
         ),
-        scale("pretrain.crop_scale", pretrain.crop_scale),
     ];
-    about.into_iter().chain(own).collect()
+    let crops = (pretrain.augment, pretrain.crop_scale);
+    let crops = scale("pretrain.crop_scale", crops, pretrain_scale());
+    about.into_iter().chain(own).chain(crops).collect()
 }
 
 fn rate(field: &'static str, rate: f64) -> Rule {
@@ -139,7 +144,20 @@ fn warmup(field: &'static str, warmup: f64, epochs: usize) -> Rule {
     (field, warmup <= epochs as f64, expected)
 }
 
-fn scale(field: &'static str, [low, high]: [f64; 2]) -> Rule {
+/// Returns the rules of `crop_scale`. Only random crops read it, and another number than the `default` would give equal results other keys.
+fn scale(
+    field: &'static str,
+    (augment, [low, high]): (Augment, [f64; 2]),
+    default: [f64; 2],
+) -> [Rule; 2] {
     let expected = "[smallest, largest] with 0 < smallest <= largest <= 1";
-    (field, low > 0.0 && low <= high, expected)
+    let is_read = augment.is_random_crop() || [low, high] == default;
+    [
+        (field, low > 0.0 && low <= high, expected),
+        (
+            field,
+            is_read,
+            "none beside an `augment` without random crops",
+        ),
+    ]
 }
