@@ -11,7 +11,7 @@ mod side;
 
 use std::collections::BTreeMap;
 
-use error::{FITS, ROUNDING, error};
+use error::{FITS, Paired, ROUNDING, error};
 use settings::{differences, other_fits, otherwise};
 pub use side::Side;
 
@@ -179,22 +179,23 @@ fn change(
     (new, after): (&Side, &[&Record]),
     gate: &Gate,
 ) -> Option<Change> {
-    // (old, new) of each seed that both runs have.
-    let pairs: Vec<(f64, f64)> = before
-        .iter()
-        .filter_map(|b| {
-            let a = after.iter().find(|a| a.seed == b.seed)?;
-            Some((b.number(column)?, a.number(column)?))
-        })
-        .collect();
-    if pairs.is_empty() {
+    let shared = Vec::from_iter(before.iter().filter_map(|b| {
+        let a = after.iter().find(|a| a.seed == b.seed)?;
+        Some((b.seed, (b.number(column)?, a.number(column)?)))
+    }));
+    if shared.is_empty() {
         return None;
     }
+    let (seeds, pairs): (Vec<u64>, Vec<(f64, f64)>) = shared.into_iter().unzip();
     let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / pairs.len() as f64;
     let (was, is) = (mean(|p| p.0), mean(|p| p.1));
-    let same_images = before[0].has_images_of(after[0]);
-    let images = (before[0].n_val, same_images);
-    let (se, by) = error(column, name, (old, new), &pairs, images);
+    let paired = Paired {
+        seeds,
+        pairs,
+        n_val: (before[0].n_val, before[0].n_val),
+        same_images: before[0].has_images_of(after[0]),
+    };
+    let (se, by) = error(column, name, (old, new), &paired);
     let named = gate.named.iter().any(|n| n == column.name);
     let tolerance = gate.tolerances.get(column.name).copied().or(gate.tolerance);
     let other_fits = is_of_codebook(column) && other_fits(before[0], after[0]) && by != FITS;

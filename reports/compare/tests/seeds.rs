@@ -1,0 +1,34 @@
+//! Means and their errors are over the same seeds and over each run's own images.
+
+use super::*;
+
+/// A run of two seeds with these accuracies on 120 images, with the predictions of some seeds.
+fn predicted(top1: [f64; 2], kept: &[u64]) -> Side {
+    let mut run = seeds(&top1, &top1);
+    let one = |seed: &u64| Predicted {
+        tokenizer: "K".into(),
+        seed: *seed,
+        right: (0..120)
+            .map(|i| i < (1.2 * top1[*seed as usize]).round() as usize)
+            .collect(),
+    };
+    run.predicted = BTreeMap::from([("lp", kept.iter().map(one).collect())]);
+    run
+}
+
+#[test]
+fn images_are_paired_only_if_every_seed_of_the_means_has_predictions() {
+    let (was, is) = ([50.0, 60.0], [40.0, 60.0]);
+    let by = |old: &[u64], new: &[u64]| {
+        let found = regression(&predicted(was, old), &predicted(is, new), &Gate::default());
+        let change = of(&found, "lp_top1");
+        assert_eq!((change.old, change.new), (55.0, 50.0));
+        (change.by, change.verdict)
+    };
+    assert_eq!(by(&[0, 1], &[0, 1]), ("paired by image", Verdict::Worse));
+    // The error of seed 1 alone would be 0, that of seed 0 alone belongs to a difference of 10.
+    for kept in [&[0][..], &[1], &[]] {
+        assert_eq!(by(&[0, 1], kept), ("paired by seed", Verdict::Same));
+        assert_eq!(by(kept, &[1, 0]), ("paired by seed", Verdict::Same));
+    }
+}
