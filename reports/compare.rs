@@ -192,7 +192,7 @@ fn change(
     let paired = Paired {
         seeds,
         pairs,
-        n_val: (before[0].n_val, before[0].n_val),
+        n_val: (before[0].n_val, after[0].n_val),
         same_images: before[0].has_images_of(after[0]),
     };
     let (se, by) = error(column, name, (old, new), &paired);

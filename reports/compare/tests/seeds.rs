@@ -32,3 +32,20 @@ fn images_are_paired_only_if_every_seed_of_the_means_has_predictions() {
         assert_eq!(by(kept, &[1, 0]), ("paired by seed", Verdict::Same));
     }
 }
+
+#[test]
+fn each_run_has_the_binomial_error_of_its_own_images() {
+    let run = |lp: f64, n_val: usize| {
+        let mut one = record("K", 0, lp);
+        one.n_val = n_val;
+        side(vec![one], None)
+    };
+    let (many, few) = (run(80.0, 10_000), run(75.0, 100));
+    let expected = 100.0 * (0.16 / 10_000.0 + 0.1875 / 100.0_f64).sqrt();
+    for (old, new) in [(&many, &few), (&few, &many)] {
+        let found = regression(old, new, &Gate::default());
+        let change = of(&found, "lp_top1");
+        assert!((change.se.unwrap() - expected).abs() < 1e-12, "{change:?}");
+        assert_eq!(change.verdict, Verdict::Same);
+    }
+}
