@@ -28,7 +28,7 @@ pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
         ));
     }
     if let Some(path) = &options.markdown {
-        files::write_atomic(path, found.markdown().as_bytes()).map_err(|error| {
+        files::write_output(path, found.markdown().as_bytes()).map_err(|error| {
             let path = path.display();
             anyhow!("{path}: {error}; make room, or name another file with --markdown FILE")
         })?;
