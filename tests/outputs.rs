@@ -33,6 +33,75 @@ fn pipe(bench: &Bench, name: &str) {
 }
 
 #[test]
+fn a_comparison_never_leaves_an_older_verdict() {
+    let bench = results();
+    let compare = |old: &str, new: &str, more: &[&str]| {
+        fs::write(bench.path("c.md"), "### bench compare: no regression\n").unwrap();
+        let arguments = ["compare", old, new, "--markdown", "c.md"];
+        let output = bench.bench(&[&arguments[..], more].concat());
+        let text = fs::read_to_string(bench.path("c.md")).unwrap();
+        let (head, rest) = text.split_once('\n').unwrap();
+        let verdict = head.strip_prefix("### bench compare: ").unwrap().to_owned();
+        (output.status.code(), verdict, rest.to_owned())
+    };
+    let (status, verdict, text) = compare("old.csv", "other.csv", &[]);
+    assert_eq!((status, &verdict[..]), (Some(2), "cannot tell"));
+    assert!(text.contains("recipe_hash was 01, is 02"), "{text}");
+    let (status, verdict, _) = compare("old.csv", "other.csv", &["--force"]);
+    assert_eq!((status, &verdict[..]), (Some(1), "regression"));
+    for (old, more, part) in [
+        ("absent.csv", &[][..], "absent.csv"),
+        ("old.csv", &["--tolerance", "x"], "--tolerance x"),
+    ] {
+        let (status, verdict, text) = compare(old, "worse.csv", more);
+        assert_eq!((status, &verdict[..]), (Some(2), "cannot tell"));
+        assert!(text.contains(part), "{text}");
+    }
+    let json = bench.bench(&["compare", "old.csv", "other.csv", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (&json["verdict"], &json["regressed"]),
+        (&"cannot tell".into(), &false.into())
+    );
+}
+
+#[test]
+fn tolerances_without_effect_are_refused() {
+    let bench = results();
+    for (more, part) in [
+        (
+            &["--tolerance", "lp_top1=1", "--tolerance", "lp_top1=99"][..],
+            "a second tolerance of `lp_top1`",
+        ),
+        (
+            &["--tolerance", "1", "--tolerance", "99"],
+            "a second tolerance of all metrics",
+        ),
+        (&["--tolerance", "1e400"], "expected a finite number"),
+        (&["--tolerance", "lp_top1=inf"], "expected a finite number"),
+        (
+            &["--gate", "tcas", "--tolerance", "lp_top1=3"],
+            "add --gate lp_top1",
+        ),
+    ] {
+        let arguments = ["compare", "old.csv", "worse.csv"];
+        bench.refused(
+            &[&arguments[..], more].concat(),
+            &[more[more.len() - 1], part],
+        );
+    }
+    bench.fine(&[
+        "compare",
+        "old.csv",
+        "worse.csv",
+        "--tolerance",
+        "lp_top1=99",
+        "--tolerance",
+        "1",
+    ]);
+}
+
+#[test]
 fn outputs_go_through_links_and_into_pipes() {
     let bench = results();
     fs::create_dir(bench.path("elsewhere")).unwrap();

@@ -49,3 +49,41 @@ fn each_run_has_the_binomial_error_of_its_own_images() {
         assert_eq!(change.verdict, Verdict::Same);
     }
 }
+
+#[test]
+fn rows_and_seeds_that_only_the_new_run_has_are_named() {
+    let old = side(vec![record("K", 0, 60.0)], None);
+    let further = [("K", 0), ("K", 1), ("K", 2), ("L", 0)];
+    let further = further.map(|(name, seed)| record(name, seed, 60.0));
+    let found = regression(&old, &side(further.to_vec(), None), &Gate::default());
+    let added = [
+        "K, seed 1, 2: only in the new run",
+        "L: is only in the new run",
+    ];
+    assert_eq!(found.added, added);
+    for line in added {
+        let line = format!("not compared: {line}");
+        assert!(found.text(false).contains(&line) && found.markdown().contains(&line));
+    }
+    assert_eq!(found.json()["not_compared"], serde_json::json!(added));
+    assert_eq!(found.verdict(), "no regression");
+}
+
+#[test]
+fn runs_that_are_refused_have_no_verdict() {
+    let mut other = record("K", 0, 10.0);
+    other.recipe_hash = "4567".into();
+    let old = side(vec![record("K", 0, 60.0)], None);
+    let mut found = regression(&old, &side(vec![other], None), &Gate::default());
+    assert_eq!(found.verdict(), "regression");
+    found.refused = true;
+    assert!(!found.regressed() && found.verdict() == "cannot tell");
+    let markdown = found.markdown();
+    assert!(
+        markdown.starts_with("### bench compare: cannot tell\n")
+            && markdown.contains("recipe_hash was 0123, is 4567")
+            && markdown.contains("Nothing is judged")
+            && !markdown.contains("WORSE"),
+        "{markdown}"
+    );
+}
