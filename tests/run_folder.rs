@@ -325,3 +325,20 @@ fn tables_of_an_earlier_report_have_the_numbers_of_the_run() {
     bench.fine(&["report", "out", "--tables", "2"]);
     assert_eq!(after, read());
 }
+
+#[test]
+fn a_baseline_that_the_selection_leaves_out_is_named() {
+    let bench = Bench::whole();
+    let said = |only: &str| {
+        let more = ["--only", only, "--set", "baseline=Identity", "--out", "out"];
+        let output = bench.bench(&[&["score", "suite.yaml"][..], &more].concat());
+        assert!(output.status.success(), "{}", error(&output));
+        error(&output)
+    };
+    let note = "the baseline \"Identity\" is not among the rows of this run";
+    let first = said("K-means Pixel, K=4");
+    assert!(first.contains(note), "{first}");
+    assert!(!said("Identity").contains(note));
+    // The folder has it now.
+    assert!(!said("K-means Pixel, K=4").contains(note));
+}

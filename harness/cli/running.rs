@@ -278,6 +278,9 @@ impl Opened {
         let announcer = Announcer::new(&*self.terminal, &out);
         cx.reporter = &announcer;
         self.terminal.log_into(&out);
+        if let Some(note) = self.suite.without_baseline() {
+            self.terminal.note(&note);
+        }
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
         }

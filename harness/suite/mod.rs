@@ -108,6 +108,7 @@ impl Suite {
         registry: &Registry,
     ) -> Result<Self, SuiteError> {
         let (mut value, source) = yaml::parse(path, text)?;
+        expand::refuse_without_effect(sets).map_err(SuiteError::Argument)?;
         for set in sets {
             expand::set(&mut value, set).map_err(SuiteError::Argument)?;
         }

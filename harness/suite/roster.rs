@@ -7,6 +7,7 @@ use tessera_models::vit::VitConfig;
 use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Error, RowEncoder};
 
+use super::Suite;
 use super::error::SuiteError;
 use super::row::Row;
 
@@ -59,6 +60,20 @@ impl Roster {
                 with_encoder().collect::<Vec<_>>().join(", ")
             )),
         }
+    }
+}
+
+impl Suite {
+    /// Says that the row `baseline` is not in the run folder, if another selection (`--only`) leaves it out.
+    pub fn without_baseline(&self) -> Option<String> {
+        let name = self.file.baseline.as_ref()?;
+        let is_shown = self.shown().iter().any(|row| row.name == *name);
+        (!is_shown).then(|| {
+            format!(
+                "the baseline {name:?} is not among the rows of this run, so nothing is compared with it; add --only {name:?}, or name \
+                 another row with --set baseline=NAME"
+            )
+        })
     }
 }
 
