@@ -315,7 +315,7 @@ fn tables_of_an_earlier_report_have_the_numbers_of_the_run() {
     }
     let said = error(&bench.bench(&[&score[..], &["fit_seeds=[1]"]].concat()));
     assert!(
-        said.contains("tables 2 of an earlier `bench report` are written again"),
+        said.contains("tables 2 of the folder are not in `report.tables` and are written again"),
         "{said}"
     );
     let has = |name: &str| bench.path("out/figures").join(name).exists();
