@@ -411,6 +411,20 @@ pub fn check(
     }
 }
 
+/// Checks the rows of a suite for which the numbers of train and val images are known.
+pub fn check_images(
+    suite: &mut Suite,
+    registry: &Registry,
+    images: [usize; 2],
+) -> Result<(), SuiteError> {
+    factories(suite, registry, (false, Programs::Leave), |suite, build| {
+        suite.recheck_rows(&BuildContext {
+            images: Some(images),
+            ..*build
+        })
+    })
+}
+
 /// Calls `work` with the context of factories before the images are known.
 fn factories(
     suite: &mut Suite,
