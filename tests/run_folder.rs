@@ -342,3 +342,24 @@ fn a_baseline_that_the_selection_leaves_out_is_named() {
     // The folder has it now.
     assert!(!said("K-means Pixel, K=4").contains(note));
 }
+
+#[test]
+fn names_of_rows_that_look_the_same_are_refused() {
+    let row = |name: &str| {
+        format!(
+            "  - {{name: \"{name}\", kind: continuous, with: {{features: {{kind: pixels}}}}}}\n"
+        )
+    };
+    for (first, second, part) in [
+        ("RP", "RP ", "no blanks around the name"),
+        (" RP", "x", "no blanks around the name"),
+        ("\\u200b", "x", "expected a line of text"),
+        ("RP", "R\\u200bP", "look the same in tables"),
+        ("\\u00e9", "e\\u0301", "look the same in tables"),
+        ("RP", "RP", "occurs twice"),
+    ] {
+        let rows = [row(first), row(second)].concat();
+        let bench = Bench::new(&format!("{HEAD}tokenizers:\n{rows}"));
+        bench.refused(&["validate", "suite.yaml"], &["name", part]);
+    }
+}
