@@ -86,6 +86,11 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
         };
         out.push_str(&rest[..start]);
         let inner = &rest[start + 2..start + length];
+        if inner.contains("${") {
+            return Err(format!(
+                "`{text}` has a variable in the default of another, which is not expanded; write `${{NAME:-default}}` with plain text as default"
+            ));
+        }
         let (name, default) = match inner.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inner, None),
@@ -162,7 +167,7 @@ pub fn refuse_without_effect(sets: &[String]) -> Result<(), String> {
         };
         if let Some(later) = sets[at + 1..].iter().find(replaces) {
             return Err(format!(
-                "--set {later}: it replaces the value of the earlier --set {first}; expected one of them, or the other order"
+                "--set {later}: it replaces the value of the earlier --set {first}; expected one of them; a part of a field is set after the whole"
             ));
         }
     }
@@ -270,6 +275,14 @@ mod tests {
                 .unwrap_err()
                 .contains("UTF-8")
         );
+        for nested in ["${NO:-${DATA}}", "${DATA:-${NO:-x}}/y"] {
+            let error = env_text(nested, &fake).unwrap_err();
+            assert!(
+                error.contains("a variable in the default of another"),
+                "{error}"
+            );
+        }
+        assert_eq!(env_text("${:-$}{DATA}", &fake).unwrap(), "${DATA}");
         assert!(env_text("${NO", &fake).unwrap_err().contains("without"));
     }
 
