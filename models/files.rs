@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -110,13 +109,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes `bytes` into a file that a user names. A regular file, or the target of a link, is replaced as by [`write_atomic`]. A pipe or a
-/// device like a terminal stays and receives the bytes; so does the file that is this process's standard output or error.
+/// device like a terminal stays and receives the bytes; so does a file that is one of `open`, the standard output and error of a program.
 ///
 /// # Errors
 /// An error of the file system, or [`io::ErrorKind::InvalidInput`] for what is neither.
-pub fn write_output(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(mut file) = standard(path) {
-        io::stdout().flush()?;
+pub fn write_output(path: &Path, bytes: &[u8], open: &[File]) -> io::Result<()> {
+    if let Some(mut file) = same_file(path, open) {
         return file.write_all(bytes);
     }
     match place(path)? {
@@ -128,13 +126,22 @@ pub fn write_output(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Returns the path of the regular file that a user names, at the end of its links; there may be nothing yet.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] for a pipe, a device, and the file of this process's standard output or error, or an error of the file
-/// system.
+/// [`io::ErrorKind::InvalidInput`] for a pipe or a device, or an error of the file system.
 pub fn output_file(path: &Path) -> io::Result<PathBuf> {
-    match (standard(path), place(path)?) {
-        (None, Place::File(target)) => Ok(target),
-        _ => Err(no_file()),
+    match place(path)? {
+        Place::File(target) => Ok(target),
+        Place::Stream => Err(no_file()),
     }
+}
+
+/// Returns the one of `open` that is the file at `path`, as standard output is the file at `/dev/stdout`.
+pub fn same_file<'a>(path: &Path, open: &'a [File]) -> Option<&'a File> {
+    let named = fs::metadata(path).ok()?;
+    let is_same = |file: &&File| {
+        let about = file.metadata();
+        about.is_ok_and(|about| (about.dev(), about.ino()) == (named.dev(), named.ino()))
+    };
+    open.iter().find(is_same)
 }
 
 /// What is written at a path.
@@ -173,18 +180,6 @@ fn target(path: &Path) -> io::Result<PathBuf> {
     }
     let message = format!("found more than {LINKS} links in a row, expected a file");
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
-}
-
-/// Returns standard output or error, if it is the file at `path`, as `/dev/stdout` is.
-fn standard(path: &Path) -> Option<File> {
-    let named = fs::metadata(path).ok()?;
-    let (out, error) = (io::stdout(), io::stderr());
-    let mut all = [out.as_fd(), error.as_fd()].into_iter();
-    all.find_map(|stream| {
-        let file = File::from(stream.try_clone_to_owned().ok()?);
-        let about = file.metadata().ok()?;
-        ((about.dev(), about.ino()) == (named.dev(), named.ino())).then_some(file)
-    })
 }
 
 fn no_file() -> io::Error {
@@ -385,7 +380,9 @@ mod tests {
         link("big/new", &at("three"));
         link("gone/new", &at("broken"));
         link("round", &at("round"));
-        for write in [write_atomic, write_output] {
+        let to_output = |path: &Path, bytes: &[u8]| write_output(path, bytes, &[]);
+        let writers: [&dyn Fn(&Path, &[u8]) -> io::Result<()>; 2] = [&write_atomic, &to_output];
+        for write in writers {
             for (name, target) in [("two", "big/file"), ("three", "big/new")] {
                 write(&at(name), b"new").unwrap();
                 assert!(fs::symlink_metadata(at(name)).unwrap().is_symlink());
@@ -397,6 +394,19 @@ mod tests {
             assert!(write(&at("broken"), b"x").is_err() && write(&at("round"), b"x").is_err());
         }
         assert_eq!(fs::read_dir(at("big")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_open_already_receives_the_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("printed"), dir.path().join("other"));
+        let open = [File::create(&path).unwrap()];
+        (&open[0]).write_all(b"a").unwrap();
+        write_output(&path, b"b", &open).unwrap();
+        (&open[0]).write_all(b"c").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"abc");
+        write_output(&other, b"x", &open).unwrap();
+        assert!(same_file(&other, &open).is_none() && fs::read(&other).unwrap() == b"x");
     }
 
     #[test]
@@ -413,7 +423,7 @@ mod tests {
             }
             std::thread::scope(|scope| {
                 let read = scope.spawn(|| fs::read(&pipe).unwrap());
-                write_output(path, b"through").unwrap();
+                write_output(path, b"through", &[]).unwrap();
                 assert_eq!(read.join().unwrap(), b"through");
             });
             let kind = fs::symlink_metadata(&pipe).unwrap().file_type();

@@ -1,5 +1,7 @@
 //! Files that a user names as outputs: links are followed, pipes receive the text, and no older verdict stays.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::fs;

@@ -23,7 +23,7 @@ pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
             Ok(found) => found.markdown(),
             Err(error) => cannot_tell(&format!("{error:#}")),
         };
-        files::write_output(path, text.as_bytes()).map_err(|error| {
+        files::write_output(path, text.as_bytes(), &terminal::streams()).map_err(|error| {
             let path = path.display();
             anyhow!("{path}: {error}; make room, or name another file with --markdown FILE")
         })?;

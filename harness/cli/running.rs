@@ -27,7 +27,7 @@ use crate::run::{self, Depth, Finished};
 use crate::stages::common::context::Context;
 use crate::stages::common::reporter::Reporter;
 use crate::store::{Lock, Store};
-use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
+use crate::suite::{PrecisionChoice, Row, Suite, SuiteError, names};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
@@ -278,7 +278,9 @@ impl Opened {
         let announcer = Announcer::new(&*self.terminal, &out);
         cx.reporter = &announcer;
         self.terminal.log_into(&out);
-        if let Some(note) = self.suite.without_baseline() {
+        let rows = self.suite.shown().into_iter().map(|row| &row.name[..]);
+        let baseline = self.suite.file.baseline.as_deref();
+        if let Some(note) = names::without_baseline(baseline, rows) {
             self.terminal.note(&note);
         }
         for line in run::environment::greeting(&cx) {

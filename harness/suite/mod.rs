@@ -9,6 +9,7 @@ mod defaults;
 mod error;
 pub mod expand;
 mod file;
+pub mod names;
 mod probes;
 mod rates;
 mod recipe;

@@ -7,10 +7,8 @@ use tessera_models::vit::VitConfig;
 use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Error, RowEncoder};
 
-use super::Suite;
 use super::error::SuiteError;
 use super::row::Row;
-use crate::data::seen;
 
 /// All rows of the suite, selected or not, and whether each has an encoder.
 #[derive(Debug, Default)]
@@ -61,49 +59,6 @@ impl Roster {
                 with_encoder().collect::<Vec<_>>().join(", ")
             )),
         }
-    }
-}
-
-/// Checks the name of a row that follows `rows`.
-///
-/// # Errors
-/// What was found and expected, if tables could not show the name, or not beside another.
-pub(super) fn check_new(name: &str, rows: &[Row]) -> Result<(), String> {
-    if seen(name).is_empty() || name.contains(char::is_control) {
-        return Err(format!("found {name:?}, expected a line of text"));
-    }
-    if name.trim() != name {
-        return Err(format!(
-            "found {name:?}, expected no blanks around the name; remove them"
-        ));
-    }
-    if rows.iter().any(|row| row.name == name) {
-        return Err(format!(
-            "the name {name:?} occurs twice, expected unique names (a sweep needs `{{key}}` in its name)"
-        ));
-    }
-    // Different names of ASCII look different.
-    let differ = |other: &str| name.is_ascii() && other.is_ascii();
-    let mut others = rows.iter().map(|row| row.name.as_str());
-    match others.find(|other| !differ(other) && seen(other) == seen(name)) {
-        None => Ok(()),
-        Some(other) => Err(format!(
-            "the names {other:?} and {name:?} look the same in tables; rename one of the rows"
-        )),
-    }
-}
-
-impl Suite {
-    /// Says that the row `baseline` is not in the run folder, if another selection (`--only`) leaves it out.
-    pub fn without_baseline(&self) -> Option<String> {
-        let name = self.file.baseline.as_ref()?;
-        let is_shown = self.shown().iter().any(|row| row.name == *name);
-        (!is_shown).then(|| {
-            format!(
-                "the baseline {name:?} is not among the rows of this run, so nothing is compared with it; add --only {name:?}, or name \
-                 another row with --set baseline=NAME"
-            )
-        })
     }
 }
 

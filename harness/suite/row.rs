@@ -16,8 +16,8 @@ use super::defaults;
 use super::error::SuiteError;
 use super::expand::{self, MOST_ROWS};
 use super::file::{Baseline, SuiteFile};
+use super::names;
 use super::recipe::{Knn, Recipes, check_pretrain_fields};
-use super::roster;
 
 /// Name of the row with a random encoder.
 pub(super) const NO_PRETRAINING: &str = "No pretraining";
@@ -412,7 +412,8 @@ fn entry_rows(
     let swept = expand::sweep(&entry.name, &with, &entry.sweep)
         .map_err(|(field, message)| at.error(&field, message))?;
     for (name, with) in swept {
-        roster::check_new(&name, rows).map_err(|message| at.error("name", message))?;
+        let others = rows.iter().map(|row| row.name.as_str());
+        names::check_new(&name, others).map_err(|message| at.error("name", message))?;
         rows.push(Row {
             name,
             tokenizer: is_tokenizer.then(|| (entry.kind.clone(), at.at(with, at.field("with")))),

@@ -366,8 +366,8 @@ fn labelled(records: &[Record]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ranking::ranking;
     use super::*;
-    use crate::page::ranking::ranking;
 
     fn record(name: &str, seed: u64, lp: f64) -> Record {
         Record {
