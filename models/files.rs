@@ -1,7 +1,8 @@
-//! Atomic writes with unique temporary names, and files with a digest at their end for resume state.
+//! Atomic writes with unique temporary names, files that a user names as outputs, and files with a digest at their end for resume state.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,12 +96,99 @@ pub fn beside(path: &Path) -> PathBuf {
     path.with_file_name(temporary(""))
 }
 
-/// Writes `bytes` atomically: writes a temporary file in the same folder, syncs it and renames it. After an error, `path` is unchanged and
-/// the temporary file is removed.
+/// Writes `bytes` atomically: writes a temporary file in the same folder, syncs it and renames it. A symbolic link stays, and its target is
+/// replaced. After an error, `path` is unchanged and the temporary file is removed.
 ///
 /// # Errors
-/// An error of the file system.
+/// An error of the file system, or [`io::ErrorKind::InvalidInput`] if a pipe or a device is at `path`.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match place(path)? {
+        Place::File(target) => replace(&target, bytes),
+        Place::Stream => Err(no_file()),
+    }
+}
+
+/// Writes `bytes` into a file that a user names. A regular file, or the target of a link, is replaced as by [`write_atomic`]. A pipe or a
+/// device like a terminal stays and receives the bytes; so does a file that is one of `open`, the standard output and error of a program.
+///
+/// # Errors
+/// An error of the file system, or [`io::ErrorKind::InvalidInput`] for what is neither.
+pub fn write_output(path: &Path, bytes: &[u8], open: &[File]) -> io::Result<()> {
+    if let Some(mut file) = same_file(path, open) {
+        return file.write_all(bytes);
+    }
+    match place(path)? {
+        Place::File(target) => replace(&target, bytes),
+        Place::Stream => File::options().write(true).open(path)?.write_all(bytes),
+    }
+}
+
+/// Returns the path of the regular file that a user names, at the end of its links; there may be nothing yet.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] for a pipe or a device, or an error of the file system.
+pub fn output_file(path: &Path) -> io::Result<PathBuf> {
+    match place(path)? {
+        Place::File(target) => Ok(target),
+        Place::Stream => Err(no_file()),
+    }
+}
+
+/// Returns the one of `open` that is the file at `path`, as standard output is the file at `/dev/stdout`.
+pub fn same_file<'a>(path: &Path, open: &'a [File]) -> Option<&'a File> {
+    let named = fs::metadata(path).ok()?;
+    let is_same = |file: &&File| {
+        let about = file.metadata();
+        about.is_ok_and(|about| (about.dev(), about.ino()) == (named.dev(), named.ino()))
+    };
+    open.iter().find(is_same)
+}
+
+/// What is written at a path.
+enum Place {
+    /// A regular file, or nothing yet. The path has no link at its end.
+    File(PathBuf),
+    /// A pipe or a device of characters.
+    Stream,
+}
+
+/// Most links in a row, as the kernel's.
+const LINKS: usize = 40;
+
+fn place(path: &Path) -> io::Result<Place> {
+    let kind = match fs::metadata(path) {
+        Ok(about) => Some(about.file_type()),
+        Err(error) if says_absent(&error) => None,
+        Err(error) => return Err(error),
+    };
+    match kind {
+        Some(kind) if kind.is_fifo() || kind.is_char_device() => Ok(Place::Stream),
+        Some(kind) if kind.is_socket() || kind.is_block_device() => Err(no_file()),
+        // A rename refuses a folder.
+        _ => target(path).map(Place::File),
+    }
+}
+
+/// Returns the path at the end of a chain of links.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    let mut at = path.to_owned();
+    for _ in 0..LINKS {
+        match fs::read_link(&at) {
+            Ok(to) => at = at.parent().unwrap_or(Path::new("")).join(to),
+            Err(_) => return Ok(at),
+        }
+    }
+    let message = format!("found more than {LINKS} links in a row, expected a file");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+fn no_file() -> io::Error {
+    let message = "found a pipe or a device, expected a regular file or no file";
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// Replaces the file at `path`, which is no link.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = beside(path);
     let written = File::create_new(&beside)
         .and_then(|mut file| {
@@ -275,6 +363,71 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::write(&path, "x").unwrap();
         assert!(open_optional(&path).unwrap().is_some());
+    }
+
+    fn link(to: &str, path: &Path) {
+        std::os::unix::fs::symlink(to, path).unwrap();
+    }
+
+    #[test]
+    fn links_stay_and_their_targets_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("big")).unwrap();
+        fs::write(at("big/file"), "old").unwrap();
+        link("big/file", &at("one"));
+        link("one", &at("two"));
+        link("big/new", &at("three"));
+        link("gone/new", &at("broken"));
+        link("round", &at("round"));
+        let to_output: fn(&Path, &[u8]) -> _ = |path, bytes| write_output(path, bytes, &[]);
+        for write in [write_atomic, to_output] {
+            for (name, target) in [("two", "big/file"), ("three", "big/new")] {
+                write(&at(name), b"new").unwrap();
+                assert!(fs::symlink_metadata(at(name)).unwrap().is_symlink());
+                assert!(!fs::symlink_metadata(at(target)).unwrap().is_symlink());
+                assert_eq!(fs::read(at(target)).unwrap(), b"new");
+                assert_eq!(output_file(&at(name)).unwrap(), at(target));
+                fs::remove_file(at(target)).unwrap();
+            }
+            assert!(write(&at("broken"), b"x").is_err() && write(&at("round"), b"x").is_err());
+        }
+        assert_eq!(fs::read_dir(at("big")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_open_already_receives_the_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("printed"), dir.path().join("other"));
+        let open = [File::create(&path).unwrap()];
+        (&open[0]).write_all(b"a").unwrap();
+        write_output(&path, b"b", &open).unwrap();
+        (&open[0]).write_all(b"c").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"abc");
+        write_output(&other, b"x", &open).unwrap();
+        assert!(same_file(&other, &open).is_none() && fs::read(&other).unwrap() == b"x");
+    }
+
+    #[test]
+    fn a_pipe_stays_and_receives_the_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, to_pipe) = (dir.path().join("pipe"), dir.path().join("link"));
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        link("pipe", &to_pipe);
+        for path in [&pipe, &to_pipe] {
+            for error in [write_atomic(path, b"x").err(), output_file(path).err()] {
+                let error = error.unwrap().to_string();
+                assert!(error.contains("found a pipe or a device"), "{error}");
+            }
+            std::thread::scope(|scope| {
+                let read = scope.spawn(|| fs::read(&pipe).unwrap());
+                write_output(path, b"through", &[]).unwrap();
+                assert_eq!(read.join().unwrap(), b"through");
+            });
+            let kind = fs::symlink_metadata(&pipe).unwrap().file_type();
+            assert!(kind.is_fifo());
+        }
     }
 
     #[test]

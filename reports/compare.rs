@@ -11,8 +11,9 @@ mod side;
 
 use std::collections::BTreeMap;
 
-use error::{FITS, ROUNDING, error};
+use error::{FITS, Paired, ROUNDING, error};
 use settings::{differences, other_fits, otherwise};
+pub use show::cannot_tell;
 pub use side::Side;
 
 use crate::column::{Better, Column, Group};
@@ -77,6 +78,10 @@ pub struct Regression {
     pub lost: Vec<String>,
     /// Cells of the old run without a result.
     pub unfinished: Vec<String>,
+    /// Rows and seeds that only the new run has.
+    pub added: Vec<String>,
+    /// Whether the runs differ so that nothing is judged, because nobody asked for it. [`regression`] leaves it false.
+    pub refused: bool,
     /// Why the runs should not be compared: different images, class list, codebook or recipe.
     pub differing: Vec<String>,
     /// What else differs: how the numbers were computed, and images that only one run knows.
@@ -85,6 +90,9 @@ pub struct Regression {
 
 /// The column of the pretraining loss, whose targets are codes.
 const LOSS: &str = Record::column("pretrain_loss").name;
+
+/// The verdict if nothing can be judged.
+const CANNOT_TELL: &str = "cannot tell";
 
 /// Compares `new` with `old`.
 pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
@@ -115,7 +123,26 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
                 .extend(change(column, name, (old, &before), (new, &after), gate));
         }
     }
+    out.added = added(old, new);
     out
+}
+
+/// Lists the rows that only the new run has, and further seeds of the others.
+fn added(old: &Side, new: &Side) -> Vec<String> {
+    let is_new = |r: &&Record| {
+        let mut before = old.records.iter();
+        !before.any(|o| o.tokenizer == r.tokenizer && o.seed == r.seed)
+    };
+    let fresh: Vec<&Record> = new.records.iter().filter(is_new).collect();
+    let of = |name: &str| {
+        let seeds = fresh.iter().filter(|r| r.tokenizer == name);
+        let seeds = Vec::from_iter(seeds.map(|r| r.seed.to_string())).join(", ");
+        match rows(&old.records, name).is_empty() {
+            true => format!("{name}: is only in the new run"),
+            false => format!("{name}, seed {seeds}: only in the new run"),
+        }
+    };
+    names(fresh.iter().copied()).into_iter().map(of).collect()
 }
 
 /// Returns whether a column decides the exit status.
@@ -179,22 +206,23 @@ fn change(
     (new, after): (&Side, &[&Record]),
     gate: &Gate,
 ) -> Option<Change> {
-    // (old, new) of each seed that both runs have.
-    let pairs: Vec<(f64, f64)> = before
-        .iter()
-        .filter_map(|b| {
-            let a = after.iter().find(|a| a.seed == b.seed)?;
-            Some((b.number(column)?, a.number(column)?))
-        })
-        .collect();
-    if pairs.is_empty() {
+    let shared = Vec::from_iter(before.iter().filter_map(|b| {
+        let a = after.iter().find(|a| a.seed == b.seed)?;
+        Some((b.seed, (b.number(column)?, a.number(column)?)))
+    }));
+    if shared.is_empty() {
         return None;
     }
+    let (seeds, pairs): (Vec<u64>, Vec<(f64, f64)>) = shared.into_iter().unzip();
     let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / pairs.len() as f64;
     let (was, is) = (mean(|p| p.0), mean(|p| p.1));
-    let same_images = before[0].has_images_of(after[0]);
-    let images = (before[0].n_val, same_images);
-    let (se, by) = error(column, name, (old, new), &pairs, images);
+    let paired = Paired {
+        seeds,
+        pairs,
+        n_val: (before[0].n_val, after[0].n_val),
+        same_images: before[0].has_images_of(after[0]),
+    };
+    let (se, by) = error(column, name, (old, new), &paired);
     let named = gate.named.iter().any(|n| n == column.name);
     let tolerance = gate.tolerances.get(column.name).copied().or(gate.tolerance);
     let other_fits = is_of_codebook(column) && other_fits(before[0], after[0]) && by != FITS;
@@ -246,10 +274,10 @@ fn verdict(
 }
 
 impl Regression {
-    /// Returns whether a gating column got worse or a row was lost.
+    /// Returns whether a gating column got worse or a row was lost, if the runs are judged.
     pub fn regressed(&self) -> bool {
         let worse = |c: &Change| c.gates && c.verdict == Verdict::Worse;
-        !self.lost.is_empty() || self.changes.iter().any(worse)
+        !self.refused && (!self.lost.is_empty() || self.changes.iter().any(worse))
     }
 
     /// Returns whether any gating metric was compared.
@@ -278,11 +306,14 @@ impl Regression {
 
     /// Returns the verdict in a few words.
     pub fn verdict(&self) -> &'static str {
+        if self.refused {
+            return CANNOT_TELL;
+        }
         let told = self.unknown().is_empty() && self.other_fits().is_empty();
         let judged = self.compared() && told;
         match (self.regressed(), judged) {
             (true, _) => "regression",
-            (false, false) => "cannot tell",
+            (false, false) => CANNOT_TELL,
             (false, true) => "no regression",
         }
     }

@@ -224,7 +224,9 @@ fn of_classes(data: &FigureData) -> Vec<Figure> {
         }
         (!rows.is_empty()).then(|| Figure {
             name: of_evaluation("classes", evaluation),
-            caption: format!("Accuracy per class in percent, mean over the seeds.{more}"),
+            caption: format!(
+                "Accuracy per class in percent, mean over the seeds with predictions.{more}"
+            ),
             svg: heat(&title, &rows, &columns, &cut),
         })
     };

@@ -22,6 +22,21 @@ pub fn mean_sd(values: &[f64]) -> Option<(f64, Option<f64>)> {
     (!values.is_empty()).then_some((mean, sd))
 }
 
+/// Returns the mean difference of `of` between two rows over the seeds of which both have it, and the number of these seeds; `None` if there
+/// is no such seed.
+pub fn ahead(
+    row: &[&Record],
+    base: &[&Record],
+    of: impl Fn(&Record) -> Option<f64>,
+) -> Option<(f64, usize)> {
+    let difference = |r: &&Record| {
+        let other = base.iter().find(|b| b.seed == r.seed)?;
+        Some(of(r)? - of(other)?)
+    };
+    let all: Vec<f64> = row.iter().filter_map(difference).collect();
+    mean_sd(&all).map(|(mean, _)| (mean, all.len()))
+}
+
 /// Returns Student's 97.5 % quantile with `freedom` degrees of freedom over the normal one, to 0.2 %.
 pub fn quantile_ratio(freedom: usize) -> f64 {
     const NORMAL: f64 = 1.959_964;

@@ -1,21 +1,33 @@
 //! Text from users (names of rows and classes, errors) as harmless text of a terminal, of Markdown and of CSV. HTML, SVG and LaTeX have
-//! their own functions.
+//! their own functions, which show directions of writing as [`isolated`] and [`ordered`] do.
 
 use std::borrow::Cow;
 
 /// Returns the text without control characters other than line breaks and tabs, and without characters that reverse the order of others;
 /// `\u{1b}` stands for such a character. A terminal would obey them.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let obeyed = |c: char| {
-        let reverses = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        reverses || (c.is_control() && c != '\n' && c != '\t')
-    };
-    if !text.contains(obeyed) {
+    shown(text, |c| {
+        reverses(c) || (c.is_control() && c != '\n' && c != '\t')
+    })
+}
+
+/// Returns the text with `\u{202e}` for each character that reverses the order of others.
+pub fn ordered(text: &str) -> Cow<'_, str> {
+    shown(text, reverses)
+}
+
+/// Whether a character reverses the order of others, or ends that.
+fn reverses(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn shown(text: &str, is_shown: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_shown) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        match obeyed(c) {
+        match is_shown(c) {
             true => out.extend(c.escape_unicode()),
             false => out.push(c),
         }
@@ -23,11 +35,54 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// The beginning and the end of an isolated part, whose direction moves nothing around it.
+pub const ISOLATES: [char; 2] = ['\u{2068}', '\u{2069}'];
+
+/// Returns the text with every run of words from right to left isolated. A browser would otherwise exchange the numbers after such a name,
+/// and show `(−0.008 ± 0.023)` as `(0.023 ± 0.008−)`. Other characters that reverse the order are as in [`ordered`].
+pub fn isolated(text: &str) -> Cow<'_, str> {
+    // Hebrew, Arabic and others; marks for them are in the same blocks.
+    let is_rtl = |c: char| {
+        let plane =
+            matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{fefe}');
+        plane || matches!(c, '\u{200f}' | '\u{10800}'..='\u{10fff}' | '\u{1e800}'..='\u{1efff}')
+    };
+    let text = ordered(text);
+    if !text.contains(is_rtl) {
+        return text;
+    }
+    let [begin, end] = ISOLATES;
+    let (mut out, mut is_open, mut between) = (String::new(), false, String::new());
+    for c in text.chars() {
+        if is_rtl(c) {
+            if !is_open {
+                out.push(begin);
+            }
+            is_open = true;
+            out.extend(between.drain(..));
+            out.push(c);
+        } else if is_open && matches!(c, ' ' | '-' | '_' | '\'') {
+            between.push(c);
+        } else {
+            if is_open {
+                out.push(end);
+            }
+            is_open = false;
+            out.extend(between.drain(..));
+            out.push(c);
+        }
+    }
+    if is_open {
+        out.push(end);
+    }
+    Cow::Owned(out + &between)
+}
+
 /// Escapes a name for Markdown.
 pub fn markdown(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
-    for c in without_html(&printable(name)).chars() {
-        if matches!(c, '\\' | '*' | '_' | '`' | '[' | ']') {
+    for c in without_html(&isolated(&printable(name))).chars() {
+        if matches!(c, '\\' | '*' | '_' | '`' | '[' | ']' | '~' | '$') {
             out.push('\\');
         }
         out.push(if c == '\n' { ' ' } else { c });
@@ -35,9 +90,15 @@ pub fn markdown(name: &str) -> String {
     out
 }
 
-/// Escapes HTML and links in a sentence in Markdown, and leaves its other marks.
+/// Escapes HTML, links and, outside code, formulas and strikes in a sentence in Markdown, and leaves its other marks.
 pub fn markdown_sentence(text: &str) -> String {
-    without_html(&printable(text)).replace("](", "]\\(")
+    let text = without_html(&isolated(&printable(text))).replace("](", "]\\(");
+    let escaped = |(at, part): (usize, &str)| match at % 2 {
+        0 => part.replace('$', "\\$").replace("~~", "\\~\\~"),
+        _ => part.to_owned(),
+    };
+    let parts = text.split('`').enumerate().map(escaped);
+    parts.collect::<Vec<_>>().join("`")
 }
 
 /// Replaces the `<` of every tag and comment by `&lt;`.
@@ -101,11 +162,35 @@ mod tests {
     }
 
     #[test]
+    fn names_from_right_to_left_are_isolated() {
+        let (arabic, hebrew) = ("\u{645}\u{631}", "\u{5e9}\u{5dc}");
+        let found = isolated("K-means, K=50 (−0.008 ± 0.023)");
+        assert!(matches!(found, Cow::Borrowed(_)), "{found}");
+        let text = format!("{arabic} (−0.008); {hebrew} {hebrew} world, K {arabic}");
+        let expected = format!(
+            "\u{2068}{arabic}\u{2069} (−0.008); \u{2068}{hebrew} {hebrew}\u{2069} world, K \u{2068}{arabic}\u{2069}"
+        );
+        assert_eq!(isolated(&text), expected);
+        assert_eq!(markdown_sentence(&text), expected);
+        assert_eq!(
+            isolated(&format!("{arabic}- ")),
+            format!("\u{2068}{arabic}\u{2069}- ")
+        );
+        // Its own marks do not end the isolation.
+        assert_eq!(isolated("a\u{202e}b\u{2069}"), "a\\u{202e}b\\u{2069}");
+    }
+
+    #[test]
     fn markdown_shows_a_name_as_it_is() {
         assert_eq!(markdown("K-means Pixel, K=50"), "K-means Pixel, K=50");
         assert_eq!(markdown("<script>"), "&lt;script>");
         assert_eq!(markdown("a_b *c* `d`"), "a\\_b \\*c\\* \\`d\\`");
         assert_eq!(markdown("[x](y)\n<"), "\\[x\\](y) <");
+        assert_eq!(markdown("~~s~~ $a$"), "\\~\\~s\\~\\~ \\$a\\$");
+        assert_eq!(
+            markdown_sentence("of: ~~s~~; $a$ (~5, `${A}~~`)"),
+            "of: \\~\\~s\\~\\~; \\$a\\$ (~5, `${A}~~`)"
+        );
         assert_eq!(
             markdown_sentence("p < 0.05 (`a.csv`), <img src=x> [x](y)"),
             "p < 0.05 (`a.csv`), &lt;img src=x> [x]\\(y)"

@@ -315,7 +315,7 @@ fn tables_of_an_earlier_report_have_the_numbers_of_the_run() {
     }
     let said = error(&bench.bench(&[&score[..], &["fit_seeds=[1]"]].concat()));
     assert!(
-        said.contains("tables 2 of an earlier `bench report` are written again"),
+        said.contains("tables 2 of the folder are not in `report.tables` and are written again"),
         "{said}"
     );
     let has = |name: &str| bench.path("out/figures").join(name).exists();
@@ -360,5 +360,43 @@ fn a_run_whose_folder_is_moved_or_removed_writes_nothing_in_its_place() {
         assert_eq!(results(&out), kept);
         bench.fine(&["report", "runs/tiny"]);
         std::fs::remove_dir_all(out).unwrap();
+    }
+}
+
+#[test]
+fn a_baseline_that_the_selection_leaves_out_is_named() {
+    let bench = Bench::whole();
+    let said = |only: &str| {
+        let more = ["--only", only, "--set", "baseline=Identity", "--out", "out"];
+        let output = bench.bench(&[&["score", "suite.yaml"][..], &more].concat());
+        assert!(output.status.success(), "{}", error(&output));
+        error(&output)
+    };
+    let note = "the baseline \"Identity\" is not among the rows of this run";
+    let first = said("K-means Pixel, K=4");
+    assert!(first.contains(note), "{first}");
+    assert!(!said("Identity").contains(note));
+    // The folder has it now.
+    assert!(!said("K-means Pixel, K=4").contains(note));
+}
+
+#[test]
+fn names_of_rows_that_look_the_same_are_refused() {
+    let row = |name: &str| {
+        format!(
+            "  - {{name: \"{name}\", kind: continuous, with: {{features: {{kind: pixels}}}}}}\n"
+        )
+    };
+    for (first, second, part) in [
+        ("RP", "RP ", "no blanks around the name"),
+        (" RP", "x", "no blanks around the name"),
+        ("\\u200b", "x", "expected a line of text"),
+        ("RP", "R\\u200bP", "look the same in tables"),
+        ("\\u00e9", "e\\u0301", "look the same in tables"),
+        ("RP", "RP", "occurs twice"),
+    ] {
+        let rows = [row(first), row(second)].concat();
+        let bench = Bench::new(&format!("{HEAD}tokenizers:\n{rows}"));
+        bench.refused(&["validate", "suite.yaml"], &["name", part]);
     }
 }

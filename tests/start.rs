@@ -456,3 +456,24 @@ fn a_first_suite_of_a_folder_with_an_odd_name_can_be_used() {
         );
     }
 }
+
+/// The next command refused the suite, or left out images without a word before it.
+#[test]
+fn a_first_suite_of_few_images_is_one_that_runs() {
+    let bench = Bench::new("");
+    classes(&bench.path("few"), 4);
+    std::fs::write(bench.path("few/ant/scan.bmp"), "BM").unwrap();
+    let k = ["init", "few", "--train", "--k"];
+    let said = bench.fine(&[&k[..], &["5"]].concat());
+    assert!(said.contains("skipped image ant/scan.bmp"), "{said}");
+    let text = std::fs::read_to_string(bench.path("few.yaml")).unwrap();
+    assert!(text.contains("\nknn: {k: 4}\n"), "{text}");
+    bench.fine(&["run", "few.yaml", "--dry-run"]);
+    std::fs::remove_file(bench.path("few.yaml")).unwrap();
+    bench.refused(&[&k[..], &["1000"]].concat(), &["with.k", "1000"]);
+    assert!(!bench.path("few.yaml").exists());
+    std::fs::remove_dir_all(bench.path("few/bee")).unwrap();
+    bench.refused(&[&k[..], &["2"]].concat(), &["class", "ant"]);
+    let said = bench.fine(&["init", "few", "--k", "2"]);
+    assert!(said.contains("ant"), "{said}");
+}

@@ -1,11 +1,12 @@
 //! `bench compare`: compares a newer run with an older one. A regression gives exit status 1.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use tessera_models::files;
 use tessera_reports::Record;
-use tessera_reports::compare::{Gate, Regression, Side, regression};
+use tessera_reports::compare::{Gate, Regression, Side, cannot_tell, regression};
 use tessera_tokenizers::config::nearest;
 
 use super::args::CompareOptions;
@@ -15,28 +16,40 @@ use crate::folder::layout::RESULTS;
 use crate::folder::read;
 
 pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
-    let gate = gate(options)?;
-    let found = regression(&side(&options.old)?, &side(&options.new)?, &gate);
+    let found = regression_of(options);
+    // First and in every case: an earlier comparison must not stay in the file.
+    if let Some(path) = &options.markdown {
+        let text = match &found {
+            Ok(found) => found.markdown(),
+            Err(error) => cannot_tell(&format!("{error:#}")),
+        };
+        files::write_output(path, text.as_bytes(), &terminal::streams()).map_err(|error| {
+            let path = path.display();
+            anyhow!("{path}: {error}; make room, or name another file with --markdown FILE")
+        })?;
+    }
+    let found = found?;
     if options.json {
         put!("{:#}", found.json())?;
     } else {
         terminal::fold(&found.text(options.all))?;
     }
-    if !found.differing.is_empty() && !options.force {
+    if found.refused {
         return Err(Failure::Wrong(
             "the runs differ in the fields above; compare runs of one suite, or use --force".into(),
         ));
-    }
-    if let Some(path) = &options.markdown {
-        files::write_atomic(path, found.markdown().as_bytes()).map_err(|error| {
-            let path = path.display();
-            anyhow!("{path}: {error}; make room, or name another file with --markdown FILE")
-        })?;
     }
     if !options.json {
         put!("{}", found.verdict())?;
     }
     judge(&found)
+}
+
+fn regression_of(options: &CompareOptions) -> anyhow::Result<Regression> {
+    let gate = gate(options)?;
+    let mut found = regression(&side(&options.old)?, &side(&options.new)?, &gate);
+    found.refused = !found.differing.is_empty() && !options.force;
+    Ok(found)
 }
 
 fn judge(found: &Regression) -> Result<(), Failure> {
@@ -96,20 +109,34 @@ fn gate(options: &CompareOptions) -> anyhow::Result<Gate> {
         .gate
         .iter()
         .try_for_each(|name| known(name, "--gate"))?;
+    let mut given = BTreeSet::new();
     for text in &options.tolerance {
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (Some(name), value),
             None => (None, text.as_str()),
         };
-        let number = value.parse::<f64>().ok().filter(|v| *v >= 0.0);
+        let number = value.parse::<f64>().ok();
+        let number = number.filter(|v| *v >= 0.0 && v.is_finite());
         let Some(number) = number else {
             bail!(
-                "--tolerance {text}: found {value:?}, expected a number of at least 0, or NAME=NUMBER"
+                "--tolerance {text}: found {value:?}, expected a finite number of at least 0, or NAME=NUMBER; to let some metrics decide \
+                 nothing, name the others with --gate"
             );
         };
+        if !given.insert(name) {
+            let of = name.map_or("all metrics".to_owned(), |name| format!("`{name}`"));
+            bail!("--tolerance {text}: found a second tolerance of {of}, expected one");
+        }
         match name {
             Some(name) => {
                 known(name, "--tolerance")?;
+                if !gate.named.is_empty() && !gate.named.iter().any(|named| named == name) {
+                    bail!(
+                        "--tolerance {text}: `{name}` decides nothing beside --gate {}; expected a metric of --gate; add --gate {name}, \
+                         or leave the tolerance out",
+                        gate.named.join(" --gate ")
+                    );
+                }
                 gate.tolerances.insert(name.to_owned(), number);
             }
             None => gate.tolerance = Some(number),

@@ -27,7 +27,7 @@ use crate::run::{self, Depth, Finished};
 use crate::stages::common::context::Context;
 use crate::stages::common::reporter::Reporter;
 use crate::store::Store;
-use crate::suite::{PrecisionChoice, Row, Suite, SuiteError};
+use crate::suite::{PrecisionChoice, Row, Suite, SuiteError, names};
 
 pub fn run(options: &RunOptions, registry: &Registry, train: bool) -> Result<(), Failure> {
     at_most("--workers", options.workers, MOST_THREADS)?;
@@ -278,6 +278,11 @@ impl Opened {
         let announcer = Announcer::new(&*self.terminal, &folder);
         cx.reporter = &announcer;
         self.terminal.log_into(&out);
+        let rows = self.suite.shown().into_iter().map(|row| &row.name[..]);
+        let baseline = self.suite.file.baseline.as_deref();
+        if let Some(note) = names::without_baseline(baseline, rows) {
+            self.terminal.note(&note);
+        }
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
         }
@@ -406,6 +411,20 @@ pub fn check(
         true => suite.check_training(registry),
         false => Ok(()),
     }
+}
+
+/// Checks the rows of a suite for which the numbers of train and val images are known.
+pub fn check_images(
+    suite: &mut Suite,
+    registry: &Registry,
+    images: [usize; 2],
+) -> Result<(), SuiteError> {
+    factories(suite, registry, (false, Programs::Leave), |suite, build| {
+        suite.recheck_rows(&BuildContext {
+            images: Some(images),
+            ..*build
+        })
+    })
 }
 
 /// Calls `work` with the context of factories before the images are known.

@@ -251,8 +251,14 @@ impl Submitted {
         for (node, state) in self.plan.nodes.iter().zip(&self.nodes) {
             let job = state.job.as_deref().unwrap_or_default();
             let host = state.host.as_ref().map(|host| format!(" on {host}"));
+            // `collect` writes the run folder also then.
+            let lacking = match (state.state, state.status) {
+                (State::Done, Some(1)) => ", cells have failed",
+                (State::Done, Some(3)) => ", nodes had no result yet",
+                _ => "",
+            };
             put!(
-                "{:<50} {:<8} {job}{}",
+                "{:<50} {:<8} {job}{}{lacking}",
                 node.id,
                 state.state,
                 host.unwrap_or_default()

@@ -8,6 +8,8 @@ use tessera_tokenizers::Programs;
 use super::args::{FeatureName, FirstRows, InitOptions, ScoreOptions};
 use super::failure::Failure;
 use super::running;
+use super::validate::NAMED;
+use crate::data::{check_two_classes, said_of_single};
 use crate::registry::Registry;
 use crate::suite::Suite;
 use crate::suite::starter::{Feature, Rows, starter};
@@ -35,6 +37,14 @@ pub fn init(options: InitOptions, registry: &Registry) -> Result<(), Failure> {
     let out = out.unwrap_or_else(|| format!("{}.yaml", first.name).into());
     let mut suite = Suite::of(&out, &first.text, &[], registry)?;
     running::check(&mut suite, registry, train, (false, Programs::Leave))?;
+    let found = suite.dataset.survey()?;
+    if let [Some(images), Some(val)] = found.images {
+        running::check_images(&mut suite, registry, [images, val])?;
+        if train {
+            suite.check_train_size(images)?;
+            check_two_classes(found.single_class.as_deref())?;
+        }
+    }
     let file = OpenOptions::new().write(true).create_new(true).open(&out);
     let written = file.and_then(|mut file| file.write_all(first.text.as_bytes()));
     written.map_err(|error| {
@@ -45,6 +55,12 @@ pub fn init(options: InitOptions, registry: &Registry) -> Result<(), Failure> {
         Failure::Wrong(format!("{}: {error}{remedy}", out.display()))
     })?;
     put!("{}", first.found)?;
+    for line in found.omitted.lines(NAMED) {
+        put!("{line}")?;
+    }
+    if let Some(class) = &found.single_class {
+        put!("{}", said_of_single(class))?;
+    }
     let verb = if train { "run" } else { "score" };
     put!("wrote {0}; next: bench {verb} {0}", out.display())?;
     Ok(())

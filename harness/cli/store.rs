@@ -42,18 +42,23 @@ fn ls(root: &Path) -> Result<(), Failure> {
         )?;
     }
     let bytes = entries.iter().map(|e| e.bytes).sum();
+    put!(
+        "{} entries, {} in {}",
+        entries.len(),
+        size(bytes),
+        named(root)
+    )?;
+    Ok(())
+}
+
+/// Names the store, and says if it does not exist: its path may be mistyped.
+fn named(root: &Path) -> String {
     let absent = if root.exists() {
         ""
     } else {
         " (no such folder)"
     };
-    put!(
-        "{} entries, {} in {}{absent}",
-        entries.len(),
-        size(bytes),
-        root.display()
-    )?;
-    Ok(())
+    format!("{}{absent}", root.display())
 }
 
 fn gc(root: &Path, keep_days: f64, dry_run: bool) -> Result<(), Failure> {
@@ -65,7 +70,8 @@ fn gc(root: &Path, keep_days: f64, dry_run: bool) -> Result<(), Failure> {
     }
     let bytes = removed.iter().map(|(_, bytes)| bytes).sum();
     let verb = if dry_run { "would remove" } else { "removed" };
-    put!("{verb} {} folders, {}", removed.len(), size(bytes))?;
+    let (folders, bytes) = (removed.len(), size(bytes));
+    put!("{verb} {folders} folders, {bytes}, in {}", named(root))?;
     Ok(())
 }
 

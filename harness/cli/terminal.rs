@@ -2,7 +2,9 @@
 //! line cannot command the terminal.
 
 use std::fmt::Arguments;
+use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
+use std::os::fd::AsFd as _;
 
 use tessera_reports::{printable, wrapped};
 
@@ -25,6 +27,14 @@ macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::terminal::error(format_args!("{}\n", format_args!($($text)*)))
     };
+}
+
+/// Returns standard output, up to here, and standard error, as files: a user may name them as `/dev/stdout`.
+pub fn streams() -> Vec<File> {
+    let _ = io::stdout().flush();
+    let (out, error) = (io::stdout(), io::stderr());
+    let all = [out.as_fd(), error.as_fd()].map(|stream| stream.try_clone_to_owned());
+    all.into_iter().flatten().map(File::from).collect()
 }
 
 /// Writes to standard output. A closed pipe is not an error.

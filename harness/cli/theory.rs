@@ -119,12 +119,28 @@ fn numbers(all: &[(&Partition, Found)]) -> String {
     grid.text()
 }
 
-/// Returns the names by bound, smallest first.
+/// Returns the names by bound, smallest first, with `=` between equal bounds.
 fn order(all: &[(&Partition, Found)]) -> String {
     let mut sorted: Vec<&(&Partition, Found)> = all.iter().collect();
     sorted.sort_by(|a, b| a.1.bound().total_cmp(&b.1.bound()));
-    let names = sorted.iter().map(|(partition, _)| partition.name.as_str());
-    Vec::from_iter(names).join(" < ")
+    let mut said = String::new();
+    let mut before = None;
+    for (partition, found) in sorted {
+        let bound = found.bound();
+        said += match before {
+            None => "",
+            Some(before) if are_equal(before, bound) => " = ",
+            Some(_) => " < ",
+        };
+        said += &partition.name;
+        before = Some(bound);
+    }
+    said
+}
+
+/// Returns whether two numbers differ by rounding only.
+fn are_equal(a: f64, b: f64) -> bool {
+    (a - b).abs() <= ROUNDING * a.abs().max(b.abs())
 }
 
 fn of(quantity: Quantity, found: &Found) -> f64 {
@@ -149,6 +165,7 @@ struct Row<'a> {
 fn rows<'a>(formulas: &'a [Printed], all: &[(&Partition, Found)]) -> Vec<Row<'a>> {
     let row = |formula: &'a Printed| {
         let (_, found) = (all.iter()).find(|(partition, _)| partition.name == formula.tokens)?;
+        let exact = of(formula.quantity, found);
         Some(Row {
             equation: formula.equation,
             tokens: formula.tokens,
@@ -158,8 +175,12 @@ fn rows<'a>(formulas: &'a [Printed], all: &[(&Partition, Found)]) -> Vec<Row<'a>
                 Quantity::Bound => "bound",
             },
             printed: formula.value,
-            exact: of(formula.quantity, found),
-            remark: formula.remark,
+            exact,
+            // At some sizes, as without shared points, the formula gives the exact number all the same.
+            remark: match are_equal(formula.value, exact) {
+                true => "",
+                false => formula.remark,
+            },
         })
     };
     formulas.iter().filter_map(row).collect()
@@ -343,6 +364,26 @@ mod tests {
             assert_eq!(lines("printed.csv"), 1 + formulas.len());
             assert_eq!(dir.path().join("theory.svg").exists(), classes <= DRAWN);
         }
+    }
+
+    #[test]
+    fn equal_numbers_are_called_equal() {
+        let space = Space::new(2, 10, 0).unwrap();
+        let mut partitions = all(&space);
+        partitions.push(space.partition("10,0,0; 0,10,0").unwrap());
+        let found = Vec::from_iter(partitions.iter().map(|p| (p, exact(&space, p))));
+        // Only the tokens across classes have a larger bound.
+        let (said, cross) = (order(&found), &partitions[2].name);
+        assert!(said.ends_with(&format!(" < {cross}")), "{said}");
+        let marks = [" = ", " < "].map(|mark| said.matches(mark).count());
+        assert_eq!(marks, [2, 1], "{said}");
+        for row in rows(&printed(&space), &found) {
+            assert_eq!(row.remark.is_empty(), are_equal(row.printed, row.exact));
+        }
+        let other = Space::new(2, 20, 4).unwrap();
+        let partitions = all(&other);
+        let found = Vec::from_iter(partitions.iter().map(|p| (p, exact(&other, p))));
+        assert!(!order(&found).contains('='), "{}", order(&found));
     }
 
     #[test]

@@ -6,8 +6,10 @@ use super::args::{SplitName, TokenizeOptions};
 use super::failure::Failure;
 use super::lookup;
 use super::running::{self, Opened};
+use super::terminal;
 use crate::registry::Registry;
 use crate::run::{self, TokenFiles};
+use tessera_models::files;
 use tessera_tokenizers::Split;
 
 pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Failure> {
@@ -18,6 +20,13 @@ pub fn tokenize(options: &TokenizeOptions, registry: &Registry) -> Result<(), Fa
         let message = format!("--only: given {found} times, expected the name of one row");
         return Err(Failure::Wrong(message));
     };
+    if files::same_file(&options.out, &terminal::streams()).is_some() {
+        let message = format!(
+            "--out {}: found the standard output or error, expected a file, because labels and names are written beside it",
+            options.out.display()
+        );
+        return Err(Failure::Wrong(message));
+    }
     running::within(setup, |on_gpu| {
         let opened = Opened::new(setup, registry, (false, on_gpu), true)?;
         if let [first, second, ..] = &opened.suite.rows[..] {

@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::suite::{Suite, SuiteError};
 
 /// Images and files that are named on the terminal.
-const NAMED: usize = 5;
+pub const NAMED: usize = 5;
 /// Why `validate` does not know the targets of a program.
 const LEFT: &str = "programs are not started here";
 

@@ -80,7 +80,7 @@ fn alike(train: &[String], val: &[String]) -> String {
 }
 
 /// Returns what the eye sees of a name: neither its Unicode form nor spaces around it nor characters of no width.
-fn seen(name: &str) -> String {
+pub fn seen(name: &str) -> String {
     let of_no_width = |c: &char| {
         matches!(
             c,

@@ -27,6 +27,7 @@ pub mod snapshot;
 pub mod targets;
 pub mod view;
 
+pub use classes::seen;
 pub use contract::{DatasetFactory, DatasetSpec, PixelSource, Pixels, ScanContext, Survey};
 pub use dataset::{Dataset, TRAINING_CACHE, scan};
 pub use decode::decode_file;

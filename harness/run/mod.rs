@@ -113,14 +113,14 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &RunFolder) -> anyhow::Result<Fi
 /// Writes results, tables and page.
 fn finish(cx: &Context<'_>, board: &Board<'_>, out: &RunFolder) -> anyhow::Result<Finished> {
     board.write()?;
-    // Those of an earlier report would show earlier numbers.
+    // Those of an earlier report, or of a run with other `report.tables`, would show earlier numbers.
     let of_suite = &cx.suite.file.report.tables;
     let tables = write::with_present(out.path(), of_suite);
     let others = tables.iter().filter(|number| !of_suite.contains(number));
     let others: Vec<String> = others.map(u32::to_string).collect();
     if !others.is_empty() {
         cx.reporter.note(&format!(
-            "tables {} of an earlier `bench report` are written again, with the rows of this run only",
+            "tables {} of the folder are not in `report.tables` and are written again, with the rows of this run only",
             others.join(", ")
         ));
     }

@@ -38,7 +38,7 @@ pub struct TokenFiles {
 /// values f32 `[images, patches, dim]`.
 ///
 /// # Errors
-/// If the row has no tokenizer, and as for [`run`](super::run).
+/// If the row has no tokenizer, if a pipe or a device is at the place of a file, and as for [`run`](super::run).
 pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Result<TokenFiles> {
     let row = cx
         .suite
@@ -48,29 +48,57 @@ pub fn tokenize_split(cx: &Context<'_>, split: Split, out: &Path) -> anyhow::Res
     if let Some(reason) = &row.skip {
         return Err(anyhow!("row {:?} is skipped: {reason}", row.name));
     }
-    refuse_other(out)?;
-    let beside = files::beside(out);
+    let places = Places::of(out)?;
+    refuse_other(&places)?;
+    let beside = files::beside(&places.out);
     store::sweep(beside.parent().unwrap_or(out));
     // Before any work, because a tokenizer may run for hours.
-    let created = match out.is_dir() {
+    let created = match places.out.is_dir() {
         true => Err(std::io::ErrorKind::IsADirectory.into()),
         false => fs::write(&beside, b""),
     };
-    created.with_context(|| format!("{}: choose a writable file with --out", out.display()))?;
-    let written = write_row(cx, row, (split, out), &beside);
+    let remedy = "choose a writable file with --out";
+    created.with_context(|| format!("{}: {remedy}", places.out.display()))?;
+    let written = write_row(cx, row, (split, &places), &beside);
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
     written
 }
 
+/// The regular files to write, at the end of links.
+struct Places {
+    out: PathBuf,
+    labels: PathBuf,
+    names: PathBuf,
+}
+
+impl Places {
+    /// Returns the places of `out` and of the files that are named after it.
+    ///
+    /// # Errors
+    /// The file with a pipe or a device at its place, and the remedy: three files cannot go into one pipe.
+    fn of(out: &Path) -> anyhow::Result<Self> {
+        let place = |path: &Path| {
+            let remedy =
+                "name a regular file with --out, because labels and names are written beside it";
+            let found = files::output_file(path);
+            found.map_err(|error| anyhow!("{}: {error}; {remedy}", path.display()))
+        };
+        Ok(Self {
+            out: place(out)?,
+            labels: place(&sibling(out, ".labels.npy")?)?,
+            names: place(&sibling(out, ".files.txt")?)?,
+        })
+    }
+}
+
 /// Refuses to replace a file that is no `.npy` file, and names that no earlier call has written.
 ///
 /// # Errors
 /// The file, and the remedy.
-fn refuse_other(out: &Path) -> anyhow::Result<()> {
+fn refuse_other(Places { out, labels, names }: &Places) -> anyhow::Result<()> {
     const MAGIC: &[u8] = b"\x93NUMPY";
-    let (labels, names) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
     let is_other = |path: &Path| {
         let bytes = files::open(path).and_then(|file| {
             let mut first = Vec::new();
@@ -80,10 +108,10 @@ fn refuse_other(out: &Path) -> anyhow::Result<()> {
         bytes.is_ok_and(|first| !first.is_empty() && first != MAGIC)
     };
     let written = |path: &Path| path.exists() && !is_other(path);
-    let others = [out, &labels].into_iter().find(|path| is_other(path));
+    let others = [out, labels].into_iter().find(|path| is_other(path));
     // A call that ended early leaves labels and names.
-    let alone = names.exists() && !written(out) && !written(&labels);
-    match others.or(alone.then_some(&names)) {
+    let alone = names.exists() && !written(out) && !written(labels);
+    match others.or(alone.then_some(names)) {
         None => Ok(()),
         Some(other) => bail!(
             "{}: a file is there that may be of another program; name another file with --out, or move this one",
@@ -96,7 +124,7 @@ fn refuse_other(out: &Path) -> anyhow::Result<()> {
 fn write_row(
     cx: &Context<'_>,
     row: &Row,
-    (split, out): (Split, &Path),
+    (split, places): (Split, &Places),
     beside: &Path,
 ) -> anyhow::Result<TokenFiles> {
     let images = scanned(cx)?;
@@ -137,18 +165,18 @@ fn write_row(
     })?;
     let tokenizer = tokenizer.as_ref();
     write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), beside)?;
-    let (labels, names) = (sibling(out, ".labels.npy")?, sibling(out, ".files.txt")?);
+    let Places { out, labels, names } = places;
     let all = images.dataset.labels(split);
-    npy::write(&labels, &[all.len()], all.iter().copied())?;
+    npy::write(labels, &[all.len()], all.iter().copied())?;
     let lines = (0..all.len()).map(|index| images.scan.line(split, index) + "\n");
     let lines: String = lines.collect();
-    write_atomic(&names, lines.as_bytes())?;
+    write_atomic(names, lines.as_bytes())?;
     fs::rename(beside, out).with_context(|| out.display().to_string())?;
     Ok(TokenFiles {
         images: all.len(),
         patches: tokenizer.grid().num_patches(),
-        labels,
-        files: names,
+        labels: labels.clone(),
+        files: names.clone(),
     })
 }
 

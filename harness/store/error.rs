@@ -17,7 +17,7 @@ pub enum StoreError {
         error: io::Error,
     },
     /// A file of a run cannot be written.
-    #[error("{}: {error}; make room, or choose a writable folder with --out DIR", .path.display())]
+    #[error("{}: {error}; make room or the place writable, or choose another with --out; of a finished run, `bench report` also takes a copy", .path.display())]
     Out {
         /// The file.
         path: PathBuf,

@@ -86,6 +86,11 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
         };
         out.push_str(&rest[..start]);
         let inner = &rest[start + 2..start + length];
+        if inner.contains("${") {
+            return Err(format!(
+                "`{text}` has a variable in the default of another, which is not expanded; write `${{NAME:-default}}` with plain text as default"
+            ));
+        }
         let (name, default) = match inner.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inner, None),
@@ -145,6 +150,30 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Refuses assignments that a later one replaces: of the same field, or of one that holds it.
+///
+/// # Errors
+/// Both arguments, and the remedy.
+pub fn refuse_without_effect(sets: &[String]) -> Result<(), String> {
+    let field = |set: &String| set.split('=').next().unwrap_or_default().to_owned();
+    for (at, first) in sets.iter().enumerate() {
+        let replaces = |later: &&String| {
+            let rest = field(first);
+            // `seeds[]` adds another item each time.
+            let rest = rest
+                .strip_prefix(&field(later))
+                .filter(|_| !field(later).ends_with("[]"));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        if let Some(later) = sets[at + 1..].iter().find(replaces) {
+            return Err(format!(
+                "--set {later}: it replaces the value of the earlier --set {first}; expected one of them; a part of a field is set after the whole"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Returns the item `index` of a list, or a new one for an empty `index`. An absent field is an empty list.
 fn item<'a>(list: &'a mut Value, index: &str) -> Option<&'a mut Value> {
     if !index.is_empty() {
@@ -181,6 +210,13 @@ pub fn sweep(
         }
         if key.split('.').count() > yaml::LEVELS {
             return Err((field(), yaml::too_deep()));
+        }
+        let mut steps = key.split('.');
+        if let Some(found) = steps.try_fold(with, |at, step| at.get(step)) {
+            let message = format!(
+                "found `with.{key}` beside it, {found}, which no row would have; expected one of them; remove it from `with`"
+            );
+            return Err((field(), message));
         }
         let mut next = Vec::new();
         for (name, with) in &rows {
@@ -239,6 +275,14 @@ mod tests {
                 .unwrap_err()
                 .contains("UTF-8")
         );
+        for nested in ["${NO:-${DATA}}", "${DATA:-${NO:-x}}/y"] {
+            let error = env_text(nested, &fake).unwrap_err();
+            assert!(
+                error.contains("a variable in the default of another"),
+                "{error}"
+            );
+        }
+        assert_eq!(env_text("${:-$}{DATA}", &fake).unwrap(), "${DATA}");
         assert!(env_text("${NO", &fake).unwrap_err().contains("without"));
     }
 
@@ -272,17 +316,52 @@ mod tests {
     }
 
     #[test]
+    fn an_assignment_without_effect_is_refused() {
+        let found = |sets: &[&str]| {
+            let sets = Vec::from_iter(sets.iter().map(|set| set.to_string()));
+            refuse_without_effect(&sets)
+        };
+        for sets in [
+            ["pretrain.epochs=5", "pretrain.epochs=7"],
+            ["pretrain.epochs=5", "pretrain={epochs: 7}"],
+            ["tokenizers[0].with.k=5", "tokenizers[0]={name: a}"],
+            ["seeds[]=5", "seeds=[1]"],
+        ] {
+            let error = found(&sets).unwrap_err();
+            assert!(sets.iter().all(|set| error.contains(set)), "{error}");
+        }
+        for sets in [
+            ["pretrain={epochs: 7}", "pretrain.epochs=5"],
+            ["seeds[]=1", "seeds[]=1"],
+            ["seed=1", "seeds=1"],
+            ["a.b=1", "a.c=1"],
+        ] {
+            assert_eq!(found(&sets), Ok(()));
+        }
+    }
+
+    #[test]
     fn a_sweep_is_the_product_of_its_keys() {
         let keys = json!({"k": [1, 2], "epochs": [10, 20]});
         let rows = sweep(
             "K={k}, {epochs}",
-            &json!({"k": 9}),
+            &json!({"features": {"kind": "pixels"}}),
             keys.as_object().unwrap(),
         )
         .unwrap();
         let names: Vec<_> = rows.iter().map(|r| r.0.as_str()).collect();
         assert_eq!(names, ["K=1, 10", "K=1, 20", "K=2, 10", "K=2, 20"]);
-        assert_eq!(rows[3].1, json!({"k": 2, "epochs": 20}));
+        let with = json!({"features": {"kind": "pixels"}, "k": 2, "epochs": 20});
+        assert_eq!(rows[3].1, with);
+        for key in ["k", "features.kind"] {
+            let (field, message) =
+                sweep("K", &with, json!({key: [1]}).as_object().unwrap()).unwrap_err();
+            assert_eq!(field, format!("sweep.{key}"));
+            assert!(
+                message.contains(&format!("found `with.{key}` beside it")),
+                "{message}"
+            );
+        }
         let many = Vec::from_iter(0..40);
         let keys = json!({"a": many, "b": many, "c": many, "d": many, "e": many});
         let error = sweep("K", &json!({}), keys.as_object().unwrap()).unwrap_err();

@@ -63,7 +63,7 @@ pub struct SuiteFile {
     #[serde(default)]
     #[schemars(length(max = 1))]
     pub baselines: Vec<Baseline>,
-    /// Name of the row with which the others are compared. Default: the identity row, else the row without pretraining.
+    /// Name of the row with which the others are compared. Default: the first `continuous` row with `identity` in its name, else the row without pretraining.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
     /// Masked pretraining; without it the suite only scores.

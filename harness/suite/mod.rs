@@ -9,6 +9,7 @@ mod defaults;
 mod error;
 pub mod expand;
 mod file;
+pub mod names;
 mod probes;
 mod rates;
 mod recipe;
@@ -108,6 +109,7 @@ impl Suite {
         registry: &Registry,
     ) -> Result<Self, SuiteError> {
         let (mut value, source) = yaml::parse(path, text)?;
+        expand::refuse_without_effect(sets).map_err(SuiteError::Argument)?;
         for set in sets {
             expand::set(&mut value, set).map_err(SuiteError::Argument)?;
         }

@@ -16,6 +16,7 @@ use super::defaults;
 use super::error::SuiteError;
 use super::expand::{self, MOST_ROWS};
 use super::file::{Baseline, SuiteFile};
+use super::names;
 use super::recipe::{Knn, Recipes, check_pretrain_fields};
 
 /// Name of the row with a random encoder.
@@ -411,16 +412,8 @@ fn entry_rows(
     let swept = expand::sweep(&entry.name, &with, &entry.sweep)
         .map_err(|(field, message)| at.error(&field, message))?;
     for (name, with) in swept {
-        if name.trim().is_empty() || name.contains(char::is_control) {
-            let message = format!("found {name:?}, expected a line of text");
-            return Err(at.error("name", message).into());
-        }
-        if rows.iter().any(|row| row.name == name) {
-            let message = format!(
-                "the name {name:?} occurs twice, expected unique names (a sweep needs `{{key}}` in its name)"
-            );
-            return Err(at.error("name", message).into());
-        }
+        let others = rows.iter().map(|row| row.name.as_str());
+        names::check_new(&name, others).map_err(|message| at.error("name", message))?;
         rows.push(Row {
             name,
             tokenizer: is_tokenizer.then(|| (entry.kind.clone(), at.at(with, at.field("with")))),

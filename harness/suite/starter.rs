@@ -85,7 +85,10 @@ pub fn starter(folder: &Path, rows: &Rows, registry: &Registry) -> Result<Starte
         "" => "images".to_owned(),
         name => name.to_owned(),
     };
-    let text = text(&name, &found, &look.dataset, (look.side, no_val), rows);
+    // Of a class, at most half of the images are held out.
+    let train = survey.images[0].map(|train| if no_val { train / 2 } else { train });
+    let k = train.unwrap_or(NEIGHBOURS).clamp(1, NEIGHBOURS);
+    let text = text(&name, &found, &look.dataset, (look.side, no_val, k), rows);
     Ok(Starter { found, name, text })
 }
 
@@ -103,7 +106,7 @@ fn text(
     name: &str,
     found: &str,
     dataset: &Value,
-    (side, no_val): (Option<usize>, bool),
+    (side, no_val, neighbours): (Option<usize>, bool, usize),
     rows: &Rows,
 ) -> String {
     let (image, patch) = sizes(side.unwrap_or(224));
@@ -122,7 +125,7 @@ fn text(
         ),
         (false, _) => (dataset, ""),
     };
-    let training = recipe(rows.train);
+    let training = recipe(rows.train, neighbours);
     let tokenizers: String = rows.features.iter().map(|f| row(*f, &rows.k)).collect();
     format!(
         r#"# {found}
@@ -140,6 +143,9 @@ tokenizers:
     )
 }
 
+/// Neighbours of k-NN if a suite states none.
+const NEIGHBOURS: usize = 20;
+
 /// Lines that train and evaluate a model for every row.
 const RECIPE: &str = "baselines: [no-pretraining]
 backbone: {variant: nano}
@@ -149,12 +155,16 @@ linear_probe: {epochs: 300, batch: 512, base_lr: [0.1, 0.2, 0.4], pooling: mean,
 ";
 
 /// Returns the recipe, as comments if nothing is trained.
-fn recipe(train: bool) -> String {
+fn recipe(train: bool, neighbours: usize) -> String {
+    let recipe = match neighbours {
+        NEIGHBOURS => RECIPE.to_owned(),
+        k => RECIPE.replace("knn: {}", &format!("knn: {{k: {k}}}")),
+    };
     let about = "model for every row";
     if train {
-        return format!("# `bench run` trains and evaluates a {about}.\n{RECIPE}");
+        return format!("# `bench run` trains and evaluates a {about}.\n{recipe}");
     }
-    let lines: String = RECIPE.lines().map(|line| format!("# {line}\n")).collect();
+    let lines: String = recipe.lines().map(|line| format!("# {line}\n")).collect();
     format!("# To train and evaluate a {about}, remove the # below and use `bench run`.\n{lines}")
 }
 

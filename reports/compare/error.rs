@@ -11,35 +11,48 @@ use crate::signs::sign_flip;
 /// Relative difference of equal numbers whose sums were rounded in another order.
 pub(super) const ROUNDING: f64 = 1e-12;
 
+/// The numbers whose means are compared.
+pub(super) struct Paired {
+    /// The seeds of which both runs have the number.
+    pub(super) seeds: Vec<u64>,
+    /// (old, new) of each of them.
+    pub(super) pairs: Vec<(f64, f64)>,
+    /// Validation images of the old and of the new run.
+    pub(super) n_val: (usize, usize),
+    /// Whether they are the same images.
+    pub(super) same_images: bool,
+}
+
 /// Returns the standard error of the difference, by the best method that both runs allow.
 pub(super) fn error<'a>(
     column: &Column,
     name: &str,
     (old, new): (&'a Side, &'a Side),
-    pairs: &[(f64, f64)],
-    (images, same_images): (usize, bool),
+    paired: &Paired,
 ) -> (Option<f64>, &'static str) {
+    let pairs = &paired.pairs[..];
     if column.group == Group::Metric {
         return error_of_metric(column, name, old, new);
     }
     let of = |side: &'a Side| side.predicted.get(key(column)?);
     if let (Some(old), Some(new)) = (of(old), of(new))
-        && same_images
-        && let Some(se) = by_image(name, old, new)
+        && paired.same_images
+        && let Some(se) = by_image(name, &paired.seeds, old, new)
     {
         return (Some(se), "paired by image");
     }
     if let Some(se) = by_seed(pairs) {
         return (Some(se), "paired by seed");
     }
-    if column.group == Group::Accuracy && images > 0 {
+    let (old_images, new_images) = paired.n_val;
+    if column.group == Group::Accuracy && old_images > 0 && new_images > 0 {
         // The seeds share the images.
         let n = pairs.len() as f64;
         let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / n / 100.0;
-        let variance = |p: f64| p * (1.0 - p) / images as f64;
+        let variance = |p: f64, images: usize| p * (1.0 - p) / images as f64;
         let (a, b) = (mean(|p| p.0), mean(|p| p.1));
         return (
-            Some(100.0 * (variance(a) + variance(b)).sqrt()),
+            Some(100.0 * (variance(a, old_images) + variance(b, new_images)).sqrt()),
             "binomial, unpaired",
         );
     }
@@ -86,15 +99,17 @@ fn error_of_metric(
 }
 
 /// Returns the standard error of the seed-mean difference over the images, in percentage points. If the exact test does not tell the
-/// difference from 0, because few images differ, it is at least half of the difference.
-fn by_image(name: &str, old: &[Predicted], new: &[Predicted]) -> Option<f64> {
-    let of = |p: &&Predicted| p.tokenizer == name;
-    let pairs: Vec<(&Predicted, &Predicted)> = new
-        .iter()
-        .filter(of)
-        .filter_map(|n| Some((n, old.iter().filter(of).find(|o| o.seed == n.seed)?)))
-        .filter(|(n, o)| o.right.len() == n.right.len())
-        .collect();
+/// difference from 0, because few images differ, it is at least half of the difference. `None` unless both runs have the predictions of
+/// every one of `seeds`, whose means are compared: the error of another mean says nothing.
+fn by_image(name: &str, seeds: &[u64], old: &[Predicted], new: &[Predicted]) -> Option<f64> {
+    fn of<'a>(all: &'a [Predicted], name: &str, seed: u64) -> Option<&'a Predicted> {
+        all.iter().find(|p| p.tokenizer == name && p.seed == seed)
+    }
+    let pair = |seed: &u64| {
+        let (new, old) = (of(new, name, *seed)?, of(old, name, *seed)?);
+        (old.right.len() == new.right.len()).then_some((new, old))
+    };
+    let pairs = (seeds.iter().map(pair)).collect::<Option<Vec<(&Predicted, &Predicted)>>>()?;
     let sums = differences(&pairs);
     let scale = 100.0 / pairs.len().max(1) as f64;
     let points: Vec<f64> = sums.iter().map(|sum| scale * *sum as f64).collect();

@@ -2,10 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{Regression, Verdict};
+use super::{CANNOT_TELL, Regression, Verdict};
 use crate::grid::Grid;
 use crate::number::decimals;
 use crate::text::{markdown, markdown_sentence};
+
+/// Returns the Markdown of a comparison that ended with an error.
+pub fn cannot_tell(error: &str) -> String {
+    format!(
+        "### bench compare: {CANNOT_TELL}\n\n{}\n",
+        markdown_sentence(error)
+    )
+}
 
 impl Verdict {
     fn word(self) -> &'static str {
@@ -35,6 +43,9 @@ impl Regression {
     pub fn markdown(&self) -> String {
         let mut shown = self.grid(false);
         let body = match shown.rows.is_empty() {
+            _ if self.refused => {
+                "Nothing is judged: the runs differ in the fields above.\n".to_owned()
+            }
             true if self.compared() => "No metric moved beyond its error.\n".to_owned(),
             true => "No deciding metric was compared.\n".to_owned(),
             false => {
@@ -71,7 +82,7 @@ impl Regression {
             "differing": self.differing,
             "computed_otherwise": self.otherwise,
             "lost": self.lost,
-            "not_compared": self.unfinished,
+            "not_compared": self.unfinished.iter().chain(&self.added).collect::<Vec<_>>(),
             "changes": changes.collect::<Vec<_>>(),
         })
     }
@@ -84,6 +95,7 @@ impl Regression {
         let unfinished = self
             .unfinished
             .iter()
+            .chain(&self.added)
             .map(|u| format!("not compared: {u}\n"));
         let differing = differing.chain(otherwise);
         differing.chain(lost).chain(unfinished).collect()

@@ -1,3 +1,4 @@
+mod seeds;
 mod tokenizers;
 
 use super::*;

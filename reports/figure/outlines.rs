@@ -6,6 +6,8 @@ use resvg::usvg::roxmltree::{Document, Node};
 use ttf_parser::gpos::{PairAdjustment, PositioningSubtable};
 use ttf_parser::{Face, GlyphId, OutlineBuilder};
 
+use crate::text::ISOLATES;
+
 /// DejaVu Sans, a subset.
 const FONT: &[u8] = include_bytes!("../fonts/DejaVuSans.ttf");
 
@@ -59,7 +61,7 @@ impl Line {
     fn new(face: &Face<'_>, text: &str) -> Self {
         let mut line = Self::default();
         let mut last = None;
-        for c in text.chars() {
+        for c in text.chars().filter(|c| !ISOLATES.contains(c)) {
             let glyph = face.glyph_index(c).unwrap_or_default();
             line.width += last
                 .and_then(|last| kerning(face, last, glyph))

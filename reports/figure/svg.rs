@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::text::isolated;
+
 /// Classes that the style sheet of the page themes, with colours for paper.
 const STYLE: &str = ".t-bg{fill:#fff}.t-ink{fill:#111}.t-dim{fill:#555}.t-axis{stroke:#333;fill:none}.t-grid{stroke:#ddd;fill:none}\
 .t-band{fill:#999;fill-opacity:.25}.t-fit{stroke:#111;fill:none;stroke-width:1.5}.t-err{stroke:#777;fill:none}.t-leader{stroke:#999;stroke-width:.7}\
@@ -109,10 +111,10 @@ impl Svg {
     }
 }
 
-/// Escapes text for elements and quoted attributes of XML and HTML.
+/// Escapes text for elements and quoted attributes of XML and HTML, and isolates words from right to left.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in isolated(text).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),

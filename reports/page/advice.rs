@@ -136,17 +136,28 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
     );
     if let Some(floor) = shared.best_first(evaluation, true).first() {
         let all = compare(evaluation.key, &predicted, floor.name);
-        text.push_str(&above(best, floor, over(&all, evaluation.key, best.name)));
+        text.push_str(&above(best, floor, whole(&all, best, best, floor)));
     }
     text.push_str(&shared.words(best, evaluation));
     if let Some(next) = ranked.get(1) {
         let all = compare(evaluation.key, &predicted, best.name);
         if tied.is_empty() {
-            text.push_str(&against(best, next, over(&all, evaluation.key, next.name)));
+            text.push_str(&against(best, next, whole(&all, next, best, next)));
         }
         text.push_str(&equals(best, &ranked[1..], &all));
     }
     Some(text)
+}
+
+/// Returns the comparison of `row` if it is over all seeds of the means of both rows: the folder may lack the predictions of some.
+fn whole<'c>(
+    all: &'c [Comparison],
+    row: &Ranked<'_>,
+    one: &Ranked<'_>,
+    other: &Ranked<'_>,
+) -> Option<&'c Comparison> {
+    let evaluation = all.first()?.evaluation.as_str();
+    over(all, evaluation, row.name).filter(|c| c.seeds == one.seeds && c.seeds == other.seeds)
 }
 
 /// Says that the best row is not above the row without pretraining.
@@ -167,7 +178,6 @@ fn above(best: &Ranked<'_>, floor: &Ranked<'_>, over: Option<&Comparison>) -> St
 
 /// Compares the best with the next one.
 fn against(best: &Ranked<'_>, next: &Ranked<'_>, over: Option<&Comparison>) -> String {
-    // Of the same seeds as the interval.
     let less = over.map_or(best.mean - next.mean, |over| -over.difference);
     let interval = over.map_or(String::new(), |over| {
         match (over.ci_low.zip(over.ci_high), over.differing()) {
@@ -190,12 +200,12 @@ fn against(best: &Ranked<'_>, next: &Ranked<'_>, over: Option<&Comparison>) -> S
     )
 }
 
-/// Names the rows that do not differ significantly from the best, and those that were not compared with it.
+/// Names the rows that do not differ significantly from the best, and those that were not compared with it over the seeds of the means.
 fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> String {
     let Some(evaluation) = all.first().map(|c| c.evaluation.as_str()) else {
         return String::new();
     };
-    let of = |row: &Ranked<'_>| over(all, evaluation, row.name);
+    let of = |row: &Ranked<'_>| whole(all, row, best, row);
     let list = |rows: Vec<&Ranked<'_>>| -> String {
         let names: Vec<String> = rows.iter().map(|row| escaped(row.name)).collect();
         names.join("; ")
@@ -204,8 +214,12 @@ fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> Strin
         others.iter().partition(|row| of(row).is_some());
     let beaten =
         |row: &&Ranked<'_>| of(row).is_some_and(|c| c.difference < 0.0 && c.is_significant());
+    let (in_part, not): (Vec<&Ranked<'_>>, Vec<&Ranked<'_>>) =
+        (not.into_iter()).partition(|row| over(all, evaluation, row.name).is_some());
+    let none = compared.is_empty();
     let near: Vec<&Ranked<'_>> = compared.into_iter().filter(|row| !beaten(row)).collect();
     let mut text = match near.is_empty() {
+        true if none => String::new(),
         true => format!(
             " {} is ahead of every other compared tokenizer by more than the error of the validation images.",
             escaped(best.name)
@@ -217,6 +231,12 @@ fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> Strin
     };
     if !not.is_empty() {
         text.push_str(&format!(" Not compared image by image: {}.", list(not)));
+    }
+    if !in_part.is_empty() {
+        text.push_str(&format!(
+            " Not compared image by image, because their predictions are not of all seeds of the means: {}.",
+            list(in_part)
+        ));
     }
     text
 }
@@ -342,4 +362,59 @@ fn labelled(records: &[Record]) -> Option<String> {
             names.join("; ")
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ranking::ranking;
+    use super::*;
+
+    fn record(name: &str, seed: u64, lp: f64) -> Record {
+        Record {
+            tokenizer: name.into(),
+            seed,
+            lp_top1: Some(lp),
+            encoder: if name == "random" {
+                "random"
+            } else {
+                "trained"
+            }
+            .into(),
+            status: "ok".into(),
+            ..Record::default()
+        }
+    }
+
+    /// The predictions of seed 0 alone say the opposite of the means.
+    #[test]
+    fn gaps_are_of_the_seeds_of_the_means() {
+        let rows = [("best", [50.0, 90.0]), ("next", [60.0, 70.0])];
+        let rows = rows.into_iter().chain([("random", [55.0, 45.0])]);
+        let of_row = |(name, lp): (&'static str, [f64; 2])| {
+            (0..).zip(lp).map(move |(seed, lp)| record(name, seed, lp))
+        };
+        let records: Vec<Record> = rows.flat_map(of_row).collect();
+        let predicted = records.iter().filter(|r| r.seed == 0).map(|r| Predicted {
+            tokenizer: r.tokenizer.clone(),
+            seed: r.seed,
+            right: (0..400)
+                .map(|i| i < (4.0 * r.lp_top1.unwrap()) as usize)
+                .collect(),
+        });
+        let data = FigureData {
+            predicted: [("lp", predicted.collect())].into(),
+            ..FigureData::default()
+        };
+        let text = advice(&records, &data).join("\n");
+        for part in [
+            "<strong>best</strong> with 70.0",
+            "The next, next, has 5.0 percentage points less.",
+            "because their predictions are not of all seeds of the means: next.",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("is ahead of"), "{text}");
+        let html = ranking(&records, &data);
+        assert!(!html.contains("LP not above random"), "{html}");
+    }
 }

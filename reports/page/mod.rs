@@ -22,6 +22,7 @@ use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::{Figure, escaped, html};
 use crate::figures::FigureData;
 use crate::seeds::names;
+use crate::text;
 
 pub use advice::advice;
 pub use footer::files;
@@ -201,7 +202,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
          <title>{} · Tessera</title><style>{STYLE}</style></head><body>{body}\
          <script type=\"application/json\" id=data>{}</script><script>{SCRIPT}</script></body></html>\n",
         escaped(title),
-        embedded(&data(records, page))
+        embedded(data(records, page))
     )
 }
 
@@ -400,8 +401,19 @@ fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
     Some(format!("{seconds:.1} s{memory}; store key {key}"))
 }
 
+/// Isolates the texts of a value as [`escaped`] does, so that names equal those of the document.
+fn isolated(value: &mut Value) {
+    match value {
+        Value::String(text) if !text.is_ascii() => *text = text::isolated(text).into_owned(),
+        Value::Array(all) => all.iter_mut().for_each(isolated),
+        Value::Object(map) => map.values_mut().for_each(isolated),
+        _ => (),
+    }
+}
+
 /// Returns JSON for a script element, escaped so that nothing in it can end the element.
-fn embedded(value: &Value) -> String {
+fn embedded(mut value: Value) -> String {
+    isolated(&mut value);
     let text = value.to_string();
     text.replace('<', "\\u003c")
         .replace('>', "\\u003e")

@@ -49,11 +49,13 @@
       };
     });
     const filter = $("#filter"), count = $("#count");
+    // Marks around words from right to left are no part of a name.
+    const plain = (text) => text.replace(/[\u2068\u2069]/g, "").toLowerCase();
     filter.oninput = () => {
-      const wanted = filter.value.toLowerCase();
+      const wanted = plain(filter.value);
       let shown = 0;
       for (const row of all("tr", body)) {
-        row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+        row.hidden = !plain(row.cells[0].textContent).includes(wanted);
         shown += !row.hidden;
       }
       count.textContent = wanted ? `${shown} of ${body.rows.length}` : "";

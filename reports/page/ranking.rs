@@ -11,7 +11,7 @@ use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{compare, over};
 use crate::recipes::other_recipes;
-use crate::seeds::mean_sd;
+use crate::seeds::{ahead, mean_sd};
 
 type Number = dyn Fn(&Record) -> Option<f64>;
 
@@ -235,6 +235,7 @@ pub(super) fn problems<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Str
 struct Floor<'a> {
     evaluation: &'static Evaluation,
     name: &'a str,
+    records: Vec<&'a Record>,
     mean: f64,
     comparisons: Vec<Comparison>,
 }
@@ -243,7 +244,7 @@ impl<'a> Floor<'a> {
     fn of(
         evaluation: &'static Evaluation,
         name: &'a str,
-        records: &[&Record],
+        records: &[&'a Record],
         data: &FigureData,
     ) -> Option<Self> {
         let predicted = data.predicted.get(evaluation.key);
@@ -251,6 +252,7 @@ impl<'a> Floor<'a> {
         Some(Self {
             evaluation,
             name,
+            records: records.to_vec(),
             mean: mean(records, &|r| evaluation.accuracy(r))?.0,
             comparisons: compare(evaluation.key, predicted, name),
         })
@@ -260,9 +262,11 @@ impl<'a> Floor<'a> {
     fn remark(&self, records: &[&Record]) -> Option<String> {
         let (evaluation, row) = (self.evaluation, &records[0].tokenizer);
         let (own, _) = mean(records, &|r| evaluation.accuracy(r))?;
+        let shared = ahead(records, &self.records, |r| evaluation.accuracy(r));
+        // Of the seeds that both have.
+        let above = shared.map_or(own - self.mean, |(above, _)| above);
         let over = over(&self.comparisons, evaluation.key, row);
-        // Of the seeds that both have, if their images are compared.
-        let above = over.map_or(own - self.mean, |over| over.difference);
+        let over = over.filter(|over| shared.is_some_and(|(_, seeds)| over.seeds == seeds));
         if above > 0.0 || row == self.name {
             return None;
         }

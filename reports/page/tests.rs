@@ -1,3 +1,5 @@
+mod escaped;
+
 use super::*;
 use crate::{MetricRow, Predicted};
 
@@ -37,28 +39,6 @@ fn card_of(name: &str, table: &[u64], classes: usize) -> Card {
         Ok::<(), std::convert::Infallible>(())
     });
     card.unwrap()
-}
-
-#[test]
-fn text_from_users_is_escaped() {
-    let evil = "<script>alert(1)</script>\"'&";
-    let records = [record(evil, 0, 50.0)];
-    let card = card_of(evil, &[1, 2, 3, 4, 0, 0], 3);
-    let of = Page {
-        data: FigureData {
-            classes: vec![evil.into(), "</script>".into(), "<!--".into()],
-            ..FigureData::default()
-        },
-        cards: vec![card],
-        notes: vec![evil.into()],
-        suite: evil.into(),
-        ..Page::default()
-    };
-    let html = page(&records, &of);
-    assert!(!html.contains("<script>alert"), "{html}");
-    // Exactly two elements end: the data and the script.
-    assert_eq!(html.matches("</script>").count(), 2);
-    assert!(html.contains("\\u003c/script\\u003e"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Cell, Table};
 use crate::number::difference;
+use crate::text::ordered;
 
 impl Table {
     /// Returns a `table` environment, which needs `\usepackage{booktabs}` and UTF-8. The notes follow in small type.
@@ -64,7 +65,7 @@ fn cell(cell: &Cell) -> String {
 /// Escapes LaTeX's special characters.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in ordered(text).chars() {
         match c {
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
                 out.push('\\');

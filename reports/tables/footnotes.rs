@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::about::TableContext;
 use super::remarks;
 use super::rows::{Row, base_of};
+use super::targets::compared_in_part;
 use super::told::{Settings, by_frequency};
 use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
@@ -119,11 +120,11 @@ fn against(rows: &[Row<'_>], cx: &TableContext) -> Option<String> {
         }
     }
     let names = bases.join("; ");
-    (!bases.is_empty()).then(|| format!("Deltas are against {names}.{}", marks(cx)))
+    (!bases.is_empty()).then(|| format!("Deltas are against {names}.{}", marks(rows, cx)))
 }
 
 /// Explains the marks of table 1. Rows may have different numbers of seeds.
-fn marks(cx: &TableContext) -> String {
+fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
     let over = cx.comparisons.iter().filter(|c| c.seed.is_none());
     let seeds: BTreeSet<usize> = over.map(|c| c.seeds).collect();
     let several: Vec<String> = seeds
@@ -144,6 +145,13 @@ fn marks(cx: &TableContext) -> String {
         notes.push_str(
             " Differences of one seed have no marks: a test on the images (McNemar's, in `comparisons.csv`) compares two trained models and \
              not their tokenizers, because it leaves out the variation between seeds.",
+        );
+    }
+    let in_part = compared_in_part(rows, cx).join("; ");
+    if !in_part.is_empty() {
+        let _ = write!(
+            notes,
+            " No marks and no p, because the folder lacks the predictions of some seeds: {in_part}."
         );
     }
     notes

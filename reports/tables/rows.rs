@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::chance::{Excess, TCAS};
 use crate::columns::{MetricRow, Record};
 use crate::evaluations::Evaluation;
-use crate::seeds::mean_sd;
+use crate::seeds::{ahead, mean_sd};
 use crate::table::Cell;
 
 /// One tokenizer's records in one setting.
@@ -155,14 +155,13 @@ impl<'a> Row<'a> {
         mean_sd(&self.values(of)).map(|(mean, _)| mean)
     }
 
-    /// Returns the mean difference to `base` over the seeds that both have.
-    pub fn ahead_of(&self, base: &Row<'_>, of: impl Fn(&Record) -> Option<f64>) -> Option<f64> {
-        let difference = |r: &&Record| {
-            let other = base.records.iter().find(|b| b.seed == r.seed)?;
-            Some(of(r)? - of(other)?)
-        };
-        let all: Vec<f64> = self.records.iter().filter_map(difference).collect();
-        mean_sd(&all).map(|(mean, _)| mean)
+    /// Returns the mean difference to `base` over the seeds that both have, and the number of these seeds.
+    pub fn ahead_of(
+        &self,
+        base: &Row<'_>,
+        of: impl Fn(&Record) -> Option<f64>,
+    ) -> Option<(f64, usize)> {
+        ahead(&self.records, &base.records, of)
     }
 
     /// Returns the mean in percent, with the standard deviation if there are several seeds.

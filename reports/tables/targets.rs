@@ -47,7 +47,7 @@ fn delta<'a>(
     fields::plain(&title, &name, move |row| {
         let base = base_of(rows, row, cx.baseline.as_deref()).filter(|b| b.name != row.name);
         match base.and_then(|b| row.ahead_of(b, |r| evaluation.accuracy(r))) {
-            Some(value) => Cell::Delta {
+            Some((value, _)) => Cell::Delta {
                 value,
                 // A test on the images of one seed compares two models, not their tokenizers.
                 marked: own(evaluation, rows, cx, row)
@@ -58,15 +58,42 @@ fn delta<'a>(
     })
 }
 
-/// Returns the comparison of a row. Only the first run has comparisons.
+/// Returns the comparison of a row, if it is of all seeds of the difference: the folder may lack the predictions of some.
 fn own<'a>(
     evaluation: &Evaluation,
     rows: &[Row<'_>],
     cx: &'a TableContext,
     row: &Row<'_>,
 ) -> Option<&'a Comparison> {
+    let (found, seeds) = compared(evaluation, rows, cx, row)?;
+    (found.seeds == seeds).then_some(found)
+}
+
+/// Returns the comparison of a row, and the number of seeds of its difference. Only the first run has comparisons.
+fn compared<'a>(
+    evaluation: &Evaluation,
+    rows: &[Row<'_>],
+    cx: &'a TableContext,
+    row: &Row<'_>,
+) -> Option<(&'a Comparison, usize)> {
     // A further run of the suite has rows of the same names.
     let first = rows.iter().find(|r| r.name == row.name)?;
     let is_own = first.is(row) && row.setting() == rows[0].setting();
-    over(&cx.comparisons, evaluation.key, &row.name).filter(|_| is_own)
+    let found = over(&cx.comparisons, evaluation.key, &row.name).filter(|_| is_own)?;
+    let base = base_of(rows, row, cx.baseline.as_deref())?;
+    let (_, seeds) = row.ahead_of(base, |r| evaluation.accuracy(r))?;
+    Some((found, seeds))
+}
+
+/// Returns the rows of which the images of fewer seeds are compared than their differences are means of.
+pub(super) fn compared_in_part<'a>(rows: &'a [Row<'a>], cx: &TableContext) -> Vec<&'a str> {
+    let in_part = |row: &&Row<'_>| {
+        let mut all = Evaluation::compared();
+        all.any(|evaluation| {
+            let found = compared(evaluation, rows, cx, row);
+            found.is_some_and(|(found, seeds)| found.seeds < seeds)
+        })
+    };
+    let rows = rows.iter().filter(in_part);
+    rows.map(|row| row.name.as_str()).collect()
 }

@@ -176,3 +176,29 @@ fn the_csv_says_of_a_row_what_footnotes_say() {
         "{csv}"
     );
 }
+
+#[test]
+fn a_comparison_of_fewer_seeds_than_the_difference_marks_nothing() {
+    let records = &two(|_| ())[..4];
+    let found = |seeds: usize| {
+        let comparison = Comparison {
+            evaluation: "lp".into(),
+            tokenizer: "K".into(),
+            seeds,
+            p_holm: 0.01,
+            ..Comparison::default()
+        };
+        let cx = TableContext {
+            comparisons: vec![comparison],
+            ..TableContext::default()
+        };
+        render(1, records, &cx).unwrap()
+    };
+    let note = "because the folder lacks the predictions of some seeds: K.";
+    for (seeds, whole) in [(1, false), (2, true)] {
+        let found = found(seeds);
+        assert_eq!(found.markdown.contains("+10.0*"), whole);
+        assert_eq!(found.csv.contains(",0.01"), whole, "{}", found.csv);
+        assert_eq!(found.markdown.contains(note), !whole, "{}", found.markdown);
+    }
+}

@@ -77,10 +77,7 @@ impl DatasetFactory for Factory {
         let fields: Fields = with.parse()?;
         Ok(Box::new(ImageFolder {
             root: with.resolve_path(fields.root),
-            held: fields.hold_out.map(|part| HoldOut {
-                part,
-                seed: fields.hold_out_seed,
-            }),
+            held: HoldOut::of_fields(with, fields.hold_out, fields.hold_out_seed)?,
             classes: fields.classes.map(|c| with.resolve_path(c)),
             decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,
         }))

@@ -62,10 +62,7 @@ impl DatasetFactory for Factory {
         Ok(Box::new(WebDataset {
             train: patterns(with, "train", &fields.train)?,
             val: val.transpose()?.unwrap_or_default(),
-            held: fields.hold_out.map(|part| HoldOut {
-                part,
-                seed: fields.hold_out_seed,
-            }),
+            held: HoldOut::of_fields(with, fields.hold_out, fields.hold_out_seed)?,
             class_names: fields.class_names.map(|c| with.resolve_path(c)),
             classes: fields.classes.map(|c| with.resolve_path(c)),
             decoding: Decoding::of_fields(with, fields.fast_decode, fields.decoded_cache)?,

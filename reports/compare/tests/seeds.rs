@@ -1,0 +1,89 @@
+//! Means and their errors are over the same seeds and over each run's own images.
+
+use super::*;
+
+/// A run of two seeds with these accuracies on 120 images, with the predictions of some seeds.
+fn predicted(top1: [f64; 2], kept: &[u64]) -> Side {
+    let mut run = seeds(&top1, &top1);
+    let one = |seed: &u64| Predicted {
+        tokenizer: "K".into(),
+        seed: *seed,
+        right: (0..120)
+            .map(|i| i < (1.2 * top1[*seed as usize]).round() as usize)
+            .collect(),
+    };
+    run.predicted = BTreeMap::from([("lp", kept.iter().map(one).collect())]);
+    run
+}
+
+#[test]
+fn images_are_paired_only_if_every_seed_of_the_means_has_predictions() {
+    let (was, is) = ([50.0, 60.0], [40.0, 60.0]);
+    let by = |old: &[u64], new: &[u64]| {
+        let found = regression(&predicted(was, old), &predicted(is, new), &Gate::default());
+        let change = of(&found, "lp_top1");
+        assert_eq!((change.old, change.new), (55.0, 50.0));
+        (change.by, change.verdict)
+    };
+    assert_eq!(by(&[0, 1], &[0, 1]), ("paired by image", Verdict::Worse));
+    // The error of seed 1 alone would be 0, that of seed 0 alone belongs to a difference of 10.
+    for kept in [&[0][..], &[1], &[]] {
+        assert_eq!(by(&[0, 1], kept), ("paired by seed", Verdict::Same));
+        assert_eq!(by(kept, &[1, 0]), ("paired by seed", Verdict::Same));
+    }
+}
+
+#[test]
+fn each_run_has_the_binomial_error_of_its_own_images() {
+    let run = |lp: f64, n_val: usize| {
+        let mut one = record("K", 0, lp);
+        one.n_val = n_val;
+        side(vec![one], None)
+    };
+    let (many, few) = (run(80.0, 10_000), run(75.0, 100));
+    let expected = 100.0 * (0.16 / 10_000.0 + 0.1875 / 100.0_f64).sqrt();
+    for (old, new) in [(&many, &few), (&few, &many)] {
+        let found = regression(old, new, &Gate::default());
+        let change = of(&found, "lp_top1");
+        assert!((change.se.unwrap() - expected).abs() < 1e-12, "{change:?}");
+        assert_eq!(change.verdict, Verdict::Same);
+    }
+}
+
+#[test]
+fn rows_and_seeds_that_only_the_new_run_has_are_named() {
+    let old = side(vec![record("K", 0, 60.0)], None);
+    let further = [("K", 0), ("K", 1), ("K", 2), ("L", 0)];
+    let further = further.map(|(name, seed)| record(name, seed, 60.0));
+    let found = regression(&old, &side(further.to_vec(), None), &Gate::default());
+    let added = [
+        "K, seed 1, 2: only in the new run",
+        "L: is only in the new run",
+    ];
+    assert_eq!(found.added, added);
+    for line in added {
+        let line = format!("not compared: {line}");
+        assert!(found.text(false).contains(&line) && found.markdown().contains(&line));
+    }
+    assert_eq!(found.json()["not_compared"], serde_json::json!(added));
+    assert_eq!(found.verdict(), "no regression");
+}
+
+#[test]
+fn runs_that_are_refused_have_no_verdict() {
+    let mut other = record("K", 0, 10.0);
+    other.recipe_hash = "4567".into();
+    let old = side(vec![record("K", 0, 60.0)], None);
+    let mut found = regression(&old, &side(vec![other], None), &Gate::default());
+    assert_eq!(found.verdict(), "regression");
+    found.refused = true;
+    assert!(!found.regressed() && found.verdict() == "cannot tell");
+    let markdown = found.markdown();
+    assert!(
+        markdown.starts_with("### bench compare: cannot tell\n")
+            && markdown.contains("recipe_hash was 0123, is 4567")
+            && markdown.contains("Nothing is judged")
+            && !markdown.contains("WORSE"),
+        "{markdown}"
+    );
+}

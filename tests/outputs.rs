@@ -1,0 +1,186 @@
+//! Files that a user names as outputs: links are followed, pipes receive the text, and no older verdict stays.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, symlink};
+
+use common::{Bench, error};
+
+/// A folder with two files of results; those of `worse` are worse.
+fn results() -> Bench {
+    let bench = Bench::whole();
+    let file = |lp: &str| {
+        format!(
+            "tokenizer,seed,dataset,n_val,recipe_hash,lp_top1,status\nK,0,mosaics,1000,01,{lp},ok\n"
+        )
+    };
+    for (name, text) in [
+        ("old.csv", file("60")),
+        ("worse.csv", file("10")),
+        ("other.csv", file("10").replace(",01,", ",02,")),
+    ] {
+        fs::write(bench.path(name), text).unwrap();
+    }
+    bench
+}
+
+fn pipe(bench: &Bench, name: &str) {
+    let made = std::process::Command::new("mkfifo")
+        .arg(bench.path(name))
+        .status();
+    assert!(made.unwrap().success());
+}
+
+#[test]
+fn a_comparison_never_leaves_an_older_verdict() {
+    let bench = results();
+    let compare = |old: &str, new: &str, more: &[&str]| {
+        fs::write(bench.path("c.md"), "### bench compare: no regression\n").unwrap();
+        let arguments = ["compare", old, new, "--markdown", "c.md"];
+        let output = bench.bench(&[&arguments[..], more].concat());
+        let text = fs::read_to_string(bench.path("c.md")).unwrap();
+        let (head, rest) = text.split_once('\n').unwrap();
+        let verdict = head.strip_prefix("### bench compare: ").unwrap().to_owned();
+        (output.status.code(), verdict, rest.to_owned())
+    };
+    let (status, verdict, text) = compare("old.csv", "other.csv", &[]);
+    assert_eq!((status, &verdict[..]), (Some(2), "cannot tell"));
+    assert!(text.contains("recipe_hash was 01, is 02"), "{text}");
+    let (status, verdict, _) = compare("old.csv", "other.csv", &["--force"]);
+    assert_eq!((status, &verdict[..]), (Some(1), "regression"));
+    for (old, more, part) in [
+        ("absent.csv", &[][..], "absent.csv"),
+        ("old.csv", &["--tolerance", "x"], "--tolerance x"),
+    ] {
+        let (status, verdict, text) = compare(old, "worse.csv", more);
+        assert_eq!((status, &verdict[..]), (Some(2), "cannot tell"));
+        assert!(text.contains(part), "{text}");
+    }
+    let json = bench.bench(&["compare", "old.csv", "other.csv", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (&json["verdict"], &json["regressed"]),
+        (&"cannot tell".into(), &false.into())
+    );
+}
+
+#[test]
+fn tolerances_without_effect_are_refused() {
+    let bench = results();
+    for (more, part) in [
+        (
+            &["--tolerance", "lp_top1=1", "--tolerance", "lp_top1=99"][..],
+            "a second tolerance of `lp_top1`",
+        ),
+        (
+            &["--tolerance", "1", "--tolerance", "99"],
+            "a second tolerance of all metrics",
+        ),
+        (&["--tolerance", "1e400"], "expected a finite number"),
+        (&["--tolerance", "lp_top1=inf"], "expected a finite number"),
+        (
+            &["--gate", "tcas", "--tolerance", "lp_top1=3"],
+            "add --gate lp_top1",
+        ),
+    ] {
+        let arguments = ["compare", "old.csv", "worse.csv"];
+        bench.refused(
+            &[&arguments[..], more].concat(),
+            &[more[more.len() - 1], part],
+        );
+    }
+    bench.fine(&[
+        "compare",
+        "old.csv",
+        "worse.csv",
+        "--tolerance",
+        "lp_top1=99",
+        "--tolerance",
+        "1",
+    ]);
+}
+
+#[test]
+fn outputs_go_through_links_and_into_pipes() {
+    let bench = results();
+    fs::create_dir(bench.path("elsewhere")).unwrap();
+    fs::write(bench.path("elsewhere/c.md"), "older").unwrap();
+    symlink("elsewhere/c.md", bench.path("link.md")).unwrap();
+    pipe(&bench, "pipe");
+    let written = std::thread::scope(|scope| {
+        let read = scope.spawn(|| fs::read_to_string(bench.path("pipe")).unwrap());
+        for name in ["link.md", "pipe"] {
+            let output = bench.bench(&["compare", "old.csv", "worse.csv", "--markdown", name]);
+            assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+        }
+        read.join().unwrap()
+    });
+    assert!(
+        fs::symlink_metadata(bench.path("link.md"))
+            .unwrap()
+            .is_symlink()
+    );
+    let linked = fs::read_to_string(bench.path("elsewhere/c.md")).unwrap();
+    assert!(written.starts_with("### bench compare: regression") && linked == written);
+    // Of theory, all files are in a folder.
+    fs::create_dir(bench.path("theory")).unwrap();
+    symlink("../elsewhere/t.csv", bench.path("theory/theory.csv")).unwrap();
+    bench.fine(&["theory", "--out", "theory"]);
+    assert!(bench.path("elsewhere/t.csv").is_file());
+    pipe(&bench, "theory/pipe");
+    fs::rename(bench.path("theory/pipe"), bench.path("theory/theory.csv")).unwrap();
+    bench.refused(
+        &["theory", "--out", "theory"],
+        &["theory.csv: found a pipe or a device"],
+    );
+    pipe(&bench, "new.yaml");
+    bench.refused(&["init", ".", "--out", "new.yaml"], &["new.yaml"]);
+    for name in ["pipe", "theory/theory.csv", "new.yaml"] {
+        assert!(
+            fs::symlink_metadata(bench.path(name))
+                .unwrap()
+                .file_type()
+                .is_fifo()
+        );
+    }
+}
+
+#[test]
+fn tokenize_follows_links_and_refuses_pipes_before_any_work() {
+    let bench = Bench::whole();
+    let to = |out: &'static str| {
+        let of_row = [
+            "tokenize",
+            "suite.yaml",
+            "--only",
+            "Identity",
+            "--split",
+            "val",
+        ];
+        [&of_row[..], &["--out", out]].concat()
+    };
+    fs::create_dir(bench.path("big")).unwrap();
+    symlink("big/values.npy", bench.path("ids.npy")).unwrap();
+    symlink("big/names.txt", bench.path("ids.files.txt")).unwrap();
+    for _ in 0..2 {
+        bench.fine(&to("ids.npy"));
+        for (name, target) in [("ids.npy", "values.npy"), ("ids.files.txt", "names.txt")] {
+            assert!(fs::symlink_metadata(bench.path(name)).unwrap().is_symlink());
+            assert!(bench.path("big").join(target).metadata().unwrap().is_file());
+        }
+        assert!(bench.path("ids.labels.npy").is_file());
+        assert_eq!(fs::read_dir(bench.path("big")).unwrap().count(), 2);
+    }
+    pipe(&bench, "pipe");
+    pipe(&bench, "values.labels.npy");
+    let remedy = "name a regular file with --out";
+    bench.refused(&to("pipe"), &["pipe: found a pipe or a device", remedy]);
+    bench.refused(
+        &to("values.npy"),
+        &["values.labels.npy: found a pipe or a device", remedy],
+    );
+    assert!(!bench.path("pipe.labels.npy").exists() && !bench.path("values.npy").exists());
+}
