@@ -49,8 +49,27 @@ fn results_that_leave_the_folder_are_named() {
     let args = ["score", "suite.yaml", "--out", "out", "--set", "seeds=[0]"];
     // With --only, the folder keeps its other rows.
     let only = [&args[..], &["--only", K4]].concat();
-    bench.refused(&only, &["(seed 1)", "--only keeps", "no such seeds"]);
-    assert_eq!(column(&bench.path("out"), "seed"), whole);
+    let collect = [
+        "run",
+        "suite.yaml",
+        "--out",
+        "out",
+        "--set",
+        "seeds=[0]",
+        "--collect",
+        "--only",
+        K4,
+    ];
+    for only in [&only[..], &collect] {
+        bench.refused(only, &["(seed 1)", "--only keeps", "no such seeds"]);
+        assert_eq!(column(&bench.path("out"), "seed"), whole);
+        bench.fine(&["report", "out"]);
+    }
+    let sums = std::fs::read_to_string(bench.path("out/SHA256SUMS")).unwrap();
+    assert!(
+        sums.lines()
+            .all(|line| bench.path("out").join(&line[66..]).exists())
+    );
     let said = common::error(&bench.bench(&args));
     assert!(
         said.contains("out no longer has") && said.contains(&format!("{K4} (seed 1)")),
@@ -346,7 +365,8 @@ fn a_run_whose_folder_is_moved_or_removed_writes_nothing_in_its_place() {
             true => std::fs::rename(&out, &other).map(|()| "was moved to"),
             false => std::fs::remove_dir_all(&out).map(|()| "was removed"),
         };
-        bench.fine(&run);
+        // Of another store: the stopped run may hold the lock of a stage.
+        bench.fine(&["run", "suite.yaml", "--store", "other"]);
         let kept = results(&out);
         signal(&child, "CONT");
         let ended = child.wait_with_output().unwrap();

@@ -17,12 +17,12 @@ use crate::folder::{read, write};
 pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failure> {
     const OTHERWISE: &str = "report on a writable copy of the folder";
     // Results that are read while a run writes them would replace its last tables by earlier ones.
-    let folder = match run.is_dir() {
+    let folder = match run.join(RESULTS).is_file() {
         true => Some(RunFolder::lock(run, &process::command_line(), OTHERWISE)?),
         false => None,
     };
     let data = read::whole(run)?;
-    let folder = folder.context("the run folder appeared just now; report again")?;
+    let folder = folder.context("the results appeared just now; report again")?;
     let read = |other: &PathBuf| read::measured(other, &other.join(RESULTS));
     let others: Vec<RunData> = with.iter().map(read).collect::<anyhow::Result<_>>()?;
     let of_suite = data.suite["report"]["tables"].as_array();

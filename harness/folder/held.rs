@@ -1,6 +1,8 @@
 //! A run folder into which this process writes.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -13,7 +15,9 @@ use crate::store::{self, Attempt, Lock, write_atomic};
 /// A locked run folder. The lock ends when it is dropped, or when the process dies.
 pub struct RunFolder {
     path: PathBuf,
-    lock: Lock,
+    /// The folder, wherever it is.
+    open: File,
+    _lock: Lock,
 }
 
 impl RunFolder {
@@ -67,8 +71,12 @@ impl RunFolder {
         match attempt.with_context(|| otherwise.to_owned())? {
             Attempt::Taken(lock) => {
                 lock.sign(&format!("{} ({command})", std::process::id()));
-                let path = out.to_owned();
-                Ok(Self { path, lock })
+                let open = File::open(out).with_context(|| out.display().to_string())?;
+                Ok(Self {
+                    path: out.to_owned(),
+                    open,
+                    _lock: lock,
+                })
             }
             Attempt::Busy => {
                 let holder = files::read_to_string(&path).unwrap_or_default();
@@ -88,14 +96,20 @@ impl RunFolder {
     /// Returns its path, for writing, while this still is the folder that was locked: another run may have one of the same name.
     ///
     /// # Errors
-    /// If it was moved or removed.
+    /// If it was moved or removed, or the file system does not answer.
     pub fn here(&self) -> anyhow::Result<&Path> {
-        if self.lock.is_in_place() {
-            return Ok(&self.path);
+        let path = || self.path.display().to_string();
+        let own = self.open.metadata().with_context(path)?;
+        match fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => {
+                return Ok(&self.path);
+            }
+            Err(error) if !files::says_absent(&error) => return Err(error).with_context(path),
+            _ => (),
         }
-        let out = self.path.display();
-        let now = self.lock.folder_now();
-        let (what, remedy) = match now.filter(|now| now.is_dir()) {
+        let now = fs::read_link(format!("/proc/self/fd/{}", self.open.as_raw_fd()));
+        // A removed folder has no links.
+        let (what, remedy) = match now.ok().filter(|_| own.nlink() > 0) {
             Some(now) => (
                 format!("moved to {}", now.display()),
                 "move it back if nothing is there now, and run",
@@ -103,8 +117,9 @@ impl RunFolder {
             None => ("removed".to_owned(), "run"),
         };
         bail!(
-            "{out} was {what} while this process wrote into it, so nothing more is written there; the store keeps what was finished; {remedy} \
-             the same command again"
+            "{} was {what} while this process wrote into it, so nothing more is written there; the store keeps what was finished; {remedy} \
+             the same command again",
+            path()
         )
     }
 

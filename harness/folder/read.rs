@@ -245,7 +245,8 @@ fn above(record: &Record) -> Option<(String, String)> {
     ]
     .into_iter()
     .find_map(|(name, number, (limits, most))| {
-        const ROUNDING: f64 = 1e-6;
+        // RankMe adds 1e-7 to every share.
+        const ROUNDING: f64 = 1e-3;
         let number = number?;
         let is_above = most > 0 && number > most as f64 * (1.0 + ROUNDING);
         is_above.then(|| {

@@ -11,7 +11,6 @@ use tessera_models::files;
 use tessera_reports::Record;
 use tessera_reports::evaluations::Evaluation;
 
-use super::held::RunFolder;
 use super::layout::{
     CELLS, CLASSES, COSTS, ENVIRONMENT, LABELS, METRICS, RESULTS, SHOWN, SKIPPED, SUITE, SUMS,
     cell_folders,
@@ -43,23 +42,21 @@ fn names(records: &[Record]) -> Vec<String> {
     names
 }
 
-/// Writes the list of the run in the folder `run`, whose results are `records`.
+/// Returns the list of the run in `folder`, whose results are `records`.
 ///
 /// # Errors
-/// If a file cannot be read, or the list cannot be written, or as for [`RunFolder::here`].
-pub fn write(run: &RunFolder, records: &[Record]) -> anyhow::Result<()> {
-    let folder = run.here()?;
+/// If a file cannot be read.
+pub fn of(folder: &Path, records: &[Record]) -> anyhow::Result<String> {
     let mut text = String::new();
     for name in names(records) {
         let path = folder.join(&name);
         if files::is_absent(&path) {
             continue;
         }
-        let digest = sha256(&path, || Ok(())).with_context(|| path.display().to_string());
-        let digest = run.explained(digest)?;
+        let digest = sha256(&path, || Ok(())).with_context(|| path.display().to_string())?;
         text.push_str(&format!("{digest}  {name}\n"));
     }
-    run.put(&folder.join(SUMS), text.as_bytes())
+    Ok(text)
 }
 
 /// Returns whether the file `name` differs from the list in `folder`; without a list or its line it does not.

@@ -168,7 +168,7 @@ impl<'a> Writer<'a> {
     /// If the folder cannot be written.
     pub fn file(&mut self, cell: usize, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let path = self.cell(cell, name)?;
-        self.folder.put(&path, bytes)
+        self.folder.explained(write_atomic(&path, bytes))
     }
 
     /// Copies a file of a store entry into the cell's folder, if the entry contains it.

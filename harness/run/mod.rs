@@ -18,6 +18,7 @@ pub use tokens::{TokenFiles, tokenize_split};
 
 use crate::data::{check_two_classes, said_of_single};
 use crate::folder::held::RunFolder;
+use crate::folder::layout::SUMS;
 use crate::folder::{sums, write};
 use crate::plan::graph::{Graph, Node, Part, label};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
@@ -89,11 +90,11 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &RunFolder) -> anyhow::Result<Fi
     let walk = || Walk::new(cx, &images, &graph, |node| wanted[node.at]);
     let replaced = Replaced::of(out.path())?;
     replaced.check_images(cx, &images.scan)?;
+    replaced.check_kept(cx)?;
     replaced.check_uncomputed(cx, walk())?;
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
-    replaced.check_kept(cx, &board.data.records)?;
     if let Some(leaving) = replaced.leaving(cx, &board.data.records) {
         cx.reporter.note(&leaving);
     }
@@ -126,7 +127,8 @@ fn finish(cx: &Context<'_>, board: &Board<'_>, out: &RunFolder) -> anyhow::Resul
     }
     write::report(out, &board.data, &tables, &[])?;
     let records = &board.data.records;
-    sums::write(out, records)?;
+    let list = out.explained(sums::of(out.path(), records))?;
+    out.put(&out.path().join(SUMS), list.as_bytes())?;
     Ok(Finished {
         summary: tessera_reports::summary(records, &board.data.metric_rows()),
         failed: board.failed(),

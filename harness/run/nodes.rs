@@ -265,6 +265,7 @@ pub fn collect(
     let hidden = Instant::now() + hidden;
     let replaced = Replaced::of(out.path())?;
     replaced.check_images(cx, &images.scan)?;
+    replaced.check_kept(cx)?;
     if replaced.lacks(cx) {
         let mut look = walk();
         look.pass(Mode::Collect, &mut Ignored)?;
@@ -275,6 +276,9 @@ pub fn collect(
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
+    if let Some(leaving) = replaced.leaving(cx, &board.data.records) {
+        cx.reporter.note(&leaving);
+    }
     let missing = loop {
         walk.pass(Mode::Collect, &mut board)?;
         let missing: Vec<String> = stored_nodes(&graph)

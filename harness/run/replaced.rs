@@ -168,14 +168,19 @@ impl<'a> Replaced<'a> {
         )
     }
 
-    /// Refuses seeds without those of finished results of the rows outside the selection, which `--only` keeps. `records` are those of this run.
+    /// Refuses seeds without those of finished results of rows outside the selection, which `--only` keeps.
     ///
     /// # Errors
     /// The rows and seeds, and the remedy.
-    pub fn check_kept(&self, cx: &Context<'_>, records: &[Record]) -> anyhow::Result<()> {
-        let is_kept = |name: &str| cx.suite.kept.iter().any(|row| row.name == name);
-        let kept = self.others(records).filter(|old| is_kept(&old.tokenizer));
-        match by_row(kept) {
+    pub fn check_kept(&self, cx: &Context<'_>) -> anyhow::Result<()> {
+        let is_selected = |name: &str| cx.suite.rows.iter().any(|row| row.name == name);
+        let shown = cx.suite.shown();
+        let is_kept = |name: &str| !is_selected(name) && shown.iter().any(|row| row.name == name);
+        let leaves = |old: &&Record| {
+            let of_run = cx.suite.file.seeds.contains(&old.seed);
+            old.status == "ok" && !of_run && is_kept(&old.tokenizer)
+        };
+        match by_row(self.earlier.records.iter().flatten().filter(leaves)) {
             Some(rows) => bail!(
                 "{} has finished results of {rows}, which --only keeps, and this run has no such seeds; run with all seeds, compute all rows with \
                  `bench run SUITE`, or choose another folder with --out",
@@ -187,7 +192,12 @@ impl<'a> Replaced<'a> {
 
     /// Says which finished results leave the folder because the rows or seeds of this run, those of `records`, are others; `None` if none does.
     pub fn leaving(&self, cx: &Context<'_>, records: &[Record]) -> Option<String> {
-        let rows = by_row(self.others(records))?;
+        let stays = |old: &Record| {
+            let mut all = records.iter();
+            all.any(|new| (&new.tokenizer, new.seed) == (&old.tokenizer, old.seed))
+        };
+        let earlier = self.earlier.records.iter().flatten();
+        let rows = by_row(earlier.filter(|old| old.status == "ok" && !stays(old)))?;
         let kept = match self.lacks(cx) {
             true => "",
             false => "; the store keeps their results for a run with these rows and seeds",
@@ -196,16 +206,6 @@ impl<'a> Replaced<'a> {
             "{} no longer has {rows}, which are not of this run{kept}",
             self.out.display()
         ))
-    }
-
-    /// Returns the finished results that `records` have no place for.
-    fn others<'s>(&'s self, records: &'s [Record]) -> impl Iterator<Item = &'s Record> {
-        let stays = |old: &Record| {
-            let mut all = records.iter();
-            all.any(|new| (&new.tokenizer, new.seed) == (&old.tokenizer, old.seed))
-        };
-        let earlier = self.earlier.records.iter().flatten();
-        earlier.filter(move |old| old.status == "ok" && !stays(old))
     }
 
     /// Returns how the results of `rows` differ from those that are looked for, and the remedy that follows.

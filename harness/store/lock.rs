@@ -3,7 +3,6 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,23 +65,6 @@ impl Lock {
         }
     }
 
-    /// Returns whether its path still leads to its file. Where there are no locks, nobody knows, and it is `true`.
-    pub fn is_in_place(&self) -> bool {
-        self.file
-            .as_ref()
-            .is_none_or(|file| is_at(file, &self.path))
-    }
-
-    /// Returns the folder in which its file is now, if it has not been removed and the system tells it.
-    pub fn folder_now(&self) -> Option<PathBuf> {
-        let file = self.file.as_ref()?;
-        if file.metadata().ok()?.nlink() == 0 {
-            return None;
-        }
-        let now = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
-        now.parent().map(Path::to_owned)
-    }
-
     fn held(file: Option<File>, path: &Path) -> Self {
         let path = path.to_owned();
         Self { file, path }
@@ -91,8 +73,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Before the release: afterwards the file may belong to another process, as it does where the folder was moved.
-        if self.is_in_place() {
+        // Before the release: afterwards the file may belong to another process. If the folder was moved, it does so now.
+        if (self.file.as_ref()).is_none_or(|file| is_at(file, &self.path)) {
             let _ = fs::remove_file(&self.path);
         }
         drop(self.file.take());

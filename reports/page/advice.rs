@@ -234,7 +234,7 @@ fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> Strin
     }
     if !in_part.is_empty() {
         text.push_str(&format!(
-            " Not compared image by image, because their predictions are not of all seeds of the means: {}.",
+            " Not compared image by image, because the compared seeds are fewer than those of the means: {}.",
             list(in_part)
         ));
     }
@@ -409,7 +409,7 @@ mod tests {
         for part in [
             "<strong>best</strong> with 70.0",
             "The next, next, has 5.0 percentage points less.",
-            "because their predictions are not of all seeds of the means: next.",
+            "because the compared seeds are fewer than those of the means: next.",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

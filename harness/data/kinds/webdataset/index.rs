@@ -344,6 +344,7 @@ fn of_cls(text: &str) -> Result<String, String> {
 
 /// The JSON of an image. A second `label` is an error, because which of the two counts depends on the reader.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct About {
     label: Option<Value>,
     #[serde(flatten)]
