@@ -123,16 +123,14 @@ fn nearest(bank: &[f32], query: &[f32], candidates: &[Near<f32>], k: usize) -> V
 fn vote(near: &[Near<f64>], labels: &[u32], classes: usize, temperature: f64) -> u32 {
     let mut votes = vec![0.0; classes];
     // exp overflows from 709.8 on; below 700 nothing is subtracted, and votes stay DINO's to the bit.
-    let largest = near.first().map_or(0.0, |(s, _)| s / temperature);
-    let shift = if largest > 700.0 { largest } else { 0.0 };
+    let largest = near.first().map_or(0.0, |(similarity, _)| *similarity);
+    let shift = if largest / temperature > 700.0 {
+        largest
+    } else {
+        0.0
+    };
     for (similarity, image) in near {
-        let exponent = similarity / temperature - shift;
-        // At the smallest temperatures the quotient itself is infinite: only the nearest image counts then.
-        votes[labels[*image] as usize] += if exponent.is_nan() {
-            1.0
-        } else {
-            exponent.exp()
-        };
+        votes[labels[*image] as usize] += ((similarity - shift) / temperature).exp();
     }
     let mut best = 0;
     (1..classes).for_each(|class| {
@@ -172,7 +170,7 @@ mod tests {
         let bad = classify(bank, &[f32::NAN, 0.4], 2, 2, 1, 1.0);
         let error = bad.unwrap_err().to_string();
         assert!(error.contains("validation image 0"), "{error}");
-        for temperature in [1.4e-3, 1e-3, 1e-6] {
+        for temperature in [1.4e-3, 1e-3, 1e-6, 1e-320] {
             assert_eq!(
                 classify(bank, &query, 2, 2, 3, temperature).unwrap(),
                 [1],

@@ -155,7 +155,7 @@ Predictor {
     accuracy: String, Identity, "", Undirected, "Key of the evaluation, such as `lp`";
     n: usize, Identity, "", Undirected, "Tokenizers that have both numbers and are in the fit";
     r: f64, Statistic, "-1..1", Undirected, "Pearson's correlation coefficient";
-    r_low: Option<f64>, Statistic, "-1..1", Undirected, "Lower end of its 95 % bootstrap interval over the tokenizers; empty for fewer than six";
+    r_low: Option<f64>, Statistic, "-1..1", Undirected, "Lower end of its 95 % bootstrap interval over the tokenizers, which reaches 0 if p is not below 0.05; empty for fewer than six";
     r_high: Option<f64>, Statistic, "-1..1", Undirected, "Upper end of that interval";
     r2: f64, Statistic, "0..1", Undirected, "Square of r";
     spearman: f64, Statistic, "-1..1", Undirected, "Spearman's rank correlation, ties averaged";
@@ -235,6 +235,16 @@ impl Record {
             0 => usize::from(self.fit_seconds.is_some()),
             count => count,
         }
+    }
+
+    /// Returns whether its codebook is random. A recipe of another seed draws another one.
+    pub fn is_drawn(&self) -> bool {
+        self.kind == "random-projection"
+    }
+
+    /// Returns whether its metrics are those of one codebook, so that their errors leave out how much another one would move them.
+    pub fn has_one_codebook(&self) -> bool {
+        self.fits() == 1 || self.is_drawn()
     }
 
     /// Returns whether two records state the same images, or neither states them.

@@ -49,7 +49,7 @@ pub fn correlated(
     };
     let one = |metric: Number| {
         let points = points(records, metrics, &metric, &left_out, evaluation);
-        let fit = fit(&fitted(&points))?;
+        let fit = fit_of(&points)?;
         let predictor = predictor(metric.name, evaluation.key, &points, &fit);
         Some(Correlated {
             metric: metric.name,
@@ -163,6 +163,19 @@ fn points(
     names(tokenizers).iter().filter_map(point).collect()
 }
 
+/// Fits the points that are in the fit. A bootstrap of few points may leave 0 out although the permutation test does not tell r from 0: the
+/// interval then reaches 0.
+pub fn fit_of(points: &[Point]) -> Option<Fit> {
+    let pairs = fitted(points);
+    let mut fit = fit(&pairs)?;
+    if of_pearson(&pairs).is_none_or(|test| test.p >= SIGNIFICANT) {
+        fit.r_interval = fit
+            .r_interval
+            .map(|(low, high)| (low.min(0.0), high.max(0.0)));
+    }
+    Some(fit)
+}
+
 /// Returns the row of `predictors.csv` of a single metric. [`correlated`] corrects it for several.
 pub fn predictor(metric: &str, accuracy: &str, points: &[Point], fit: &Fit) -> Predictor {
     let pairs = fitted(points);
@@ -259,5 +272,40 @@ fn p_value(p: f64) -> String {
     match p < 0.001 {
         true => "p < 0.001".to_owned(),
         false => format!("p = {p:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page said "0.57 [0.14, 0.99]" and "no relation is shown" of one relation.
+    #[test]
+    fn an_interval_reaches_0_where_the_test_shows_no_relation() {
+        let fit_to = |y: [f64; 6]| {
+            let point = |(x, y): (usize, f64)| Point {
+                label: x.to_string(),
+                kind: String::new(),
+                x: x as f64,
+                y,
+                x_se: None,
+                y_sd: None,
+                left_out: None,
+            };
+            let points: Vec<Point> = y.into_iter().enumerate().map(point).collect();
+            let pairs = fitted(&points);
+            let interval = fit_of(&points).unwrap().r_interval.unwrap();
+            (
+                of_pearson(&pairs).unwrap().p,
+                fit(&pairs).unwrap().r_interval.unwrap(),
+                interval,
+            )
+        };
+        let (p, raw, interval) = fit_to([0.0, 0.1, 0.1, 0.0, 0.1, 3.0]);
+        assert!(p > 0.05 && raw.0 > 0.0, "{p} {raw:?}");
+        assert_eq!(interval, (0.0, raw.1));
+        let (p, raw, interval) = fit_to([0.0, 1.1, 2.0, 2.9, 4.2, 5.0]);
+        assert!(p < 0.05);
+        assert_eq!(interval, raw);
     }
 }

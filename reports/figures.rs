@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::columns::{MetricRow, Predictor, Record};
-use crate::correlated::{Correlated, correlated, doubts, metrics, predictor};
-use crate::correlation::{Fit, fit};
+use crate::correlated::{Correlated, correlated, doubts, fit_of, metrics, predictor};
+use crate::correlation::Fit;
 use crate::evaluations::{EVALUATIONS, Evaluation, PRETRAIN, capitalised};
-use crate::figure::{
-    Curve, Effect, Figure, Point, Titles, curves, fitted, forest, heat, scatter, words,
-};
+use crate::figure::{Curve, Effect, Figure, Point, Titles, curves, forest, heat, scatter, words};
 use crate::paired::Predicted;
 use crate::paper;
 use crate::recipes::Parts;
@@ -90,7 +88,7 @@ pub fn of_paper() -> Vec<Figure> {
                 })
             })
             .collect();
-        let fit = fit(&fitted(&points));
+        let fit = fit_of(&points);
         let said = |fit: &Fit| {
             let single = predictor("tcas", evaluation.key, &points, fit);
             caption("tcas", fit, &doubts(&single, 1))

@@ -35,8 +35,13 @@ pub(super) fn differences(name: &str, old: &Record, new: &Record) -> Vec<String>
     let mut all = differing(name, facts(old), facts(new));
     all.extend(known_and_differing(name, known(old), known(new)));
     if other_fits(old, new) {
-        let (old, new) = (numbers(&old.fit_seeds), numbers(&new.fit_seeds));
-        all.push(format!("{name}: fit seeds were {old}, are {new}"));
+        let what = if new.is_drawn() {
+            "seeds of the random codebook"
+        } else {
+            "fit seeds"
+        };
+        let [old, new] = [old, new].map(codebook_seeds);
+        all.push(format!("{name}: {what} were {old}, are {new}"));
     }
     all
 }
@@ -154,8 +159,21 @@ fn numbers(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns whether the fit seeds of a row are known and differ. Run folders that lack `suite.yaml` and the column do not tell.
+/// Returns whether the fit seeds of a row, or the seed of its random codebook, are known and differ. Run folders that lack `suite.yaml` and the
+/// column do not tell.
 pub(super) fn other_fits(old: &Record, new: &Record) -> bool {
-    let (old, new) = (numbers(&old.fit_seeds), numbers(&new.fit_seeds));
+    let [old, new] = [old, new].map(codebook_seeds);
     !old.is_empty() && !new.is_empty() && old != new
+}
+
+/// Returns the seeds of a row's codebooks; empty if they are unknown or there are none.
+fn codebook_seeds(record: &Record) -> String {
+    if !record.is_drawn() {
+        return numbers(&record.fit_seeds);
+    }
+    let fields = serde_json::from_str::<Value>(&record.fields);
+    fields.map_or_else(
+        |_| String::new(),
+        |fields| fields["seed"].as_u64().unwrap_or(0).to_string(),
+    )
 }

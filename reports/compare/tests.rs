@@ -381,6 +381,26 @@ fn fitted(seeds: &str, tcas: f64, lp: f64) -> Side {
     side(vec![record], Some(0.0001))
 }
 
+/// Its errors leave out how much another random codebook would move the metrics.
+#[test]
+fn other_seeds_of_a_random_codebook_are_named_and_never_worse() {
+    let drawn = |seed: &str, tcas| {
+        let mut side = fitted("", tcas, 60.0);
+        side.records[0].kind = "random-projection".into();
+        side.records[0].fields = format!("{{\"codebook_size\": 8{seed}}}");
+        side
+    };
+    let found = |old: &Side, new: &Side| regression(old, new, &Gate::default());
+    let other = found(&drawn("", 0.7), &drawn(", \"seed\": 4", 0.71));
+    assert_eq!(
+        other.differing,
+        ["K: seeds of the random codebook were 0, are 4"]
+    );
+    assert_eq!(of(&other, "tcas").verdict, Verdict::OtherFit);
+    let same = found(&drawn("", 0.7), &drawn(", \"seed\": 0", 0.71));
+    assert_eq!(of(&same, "tcas").verdict, Verdict::Worse);
+}
+
 #[test]
 fn other_fit_seeds_are_named_and_never_worse() {
     let (old, new) = (fitted("0", 0.7, 60.0), fitted("1", 0.71, 50.0));

@@ -222,5 +222,16 @@ fn fits(rows: &[Row<'_>]) -> Vec<String> {
             ),
         }
     };
-    groups.into_iter().map(note).collect()
+    let drawn = rows
+        .iter()
+        .filter(|row| row.first().is_drawn() && row.first().tcas.is_some());
+    let drawn: Vec<String> = drawn.map(|row| settings.label(row)).collect();
+    let drawn = (!drawn.is_empty()).then(|| {
+        let names = drawn.join("; ");
+        format!(
+            "Codebooks drawn once, so that errors of their metrics leave out how much another draw would move them (rows with another `seed` \
+             show it): {names}."
+        )
+    });
+    groups.into_iter().map(note).chain(drawn).collect()
 }

@@ -290,7 +290,8 @@ fn class_names(root: &Path, classes: usize) -> Result<Vec<String>, DataError> {
         "batches.meta.txt"
     };
     let path = root.join(file);
-    if !path.exists() {
+    let opened = files::open_optional(&path).map_err(|e| DataError::at(&path, e.to_string()))?;
+    if opened.is_none() {
         return Ok((0..classes).map(|i| i.to_string()).collect());
     }
     let names = read_names(&path, true)?;

@@ -61,3 +61,18 @@ fn cifar_images_of_both_splits_are_counted_and_other_files_named() {
     let lines = scan.omitted.lines(9).join("\n");
     assert!(lines.contains("data_batch_6.bin"), "{lines}");
 }
+
+/// The classes were numbered without a word.
+#[test]
+fn class_names_that_cannot_be_reached_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = cifar(dir.path(), 0);
+    assert!(scanned(&spec).is_ok());
+    for to in ["batches.meta.txt", "nothing"] {
+        let names = dir.path().join("batches.meta.txt");
+        std::os::unix::fs::symlink(to, &names).unwrap();
+        let error = scanned(&spec).unwrap_err().to_string();
+        assert!(error.contains("batches.meta.txt"), "{to}: {error}");
+        fs::remove_file(names).unwrap();
+    }
+}

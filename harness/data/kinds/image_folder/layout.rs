@@ -84,7 +84,7 @@ pub fn classes(root: &Path, list: Option<&Path>) -> Result<Layout, DataError> {
     })
 }
 
-/// Adds images and folders of images in the root, which lie in no split: loose images, and folders that are called as a split is.
+/// Adds images and folders of images in the root, which lie in no split: loose images, and folders that hold images or are called as a split.
 fn beside(root: &Path, splits: &[Option<&str>; 2], omitted: &mut Omitted) {
     let mut all: Vec<PathBuf> = entries(root)
         .unwrap_or_default()
@@ -99,11 +99,25 @@ fn beside(root: &Path, splits: &[Option<&str>; 2], omitted: &mut Omitted) {
             |split: &&str| path.canonicalize().ok() == root.join(split).canonicalize().ok();
         let is_other = !splits.iter().flatten().any(is_split_of);
         let is_hidden = is_hidden(name.as_bytes());
-        let is_folder = path.is_dir() && is_split(&path);
-        if is_other && !is_hidden && (is_folder || path.is_file() && is_image(&path)) {
+        let is_image = || match path.is_dir() {
+            true => is_split(&path) || holds_image(&path, DEEP),
+            false => path.is_file() && is_image(&path),
+        };
+        if is_other && !is_hidden && is_image() {
             omitted.other(name, "in no split");
         }
     }
+}
+
+/// Folders below a folder in the root in which images are looked for: a split has its images two folders down, and some lie deeper.
+const DEEP: usize = 3;
+
+/// Returns whether an image lies in `folder` or at most `deep` folders below it.
+fn holds_image(folder: &Path, deep: usize) -> bool {
+    let all = entries(folder).unwrap_or_default();
+    let paths = || all.iter().map(|entry| entry.path());
+    paths().any(|path| is_image(&path) && path.is_file())
+        || deep > 0 && paths().any(|path| path.is_dir() && holds_image(&path, deep - 1))
 }
 
 /// Returns the names of the visible folders in `folder`, sorted.

@@ -401,6 +401,8 @@ fn images_in_no_split_are_named() {
         fs::create_dir_all(at(folder)).unwrap();
     }
     fs::copy(at("train/ant/0.png"), at("loose.png")).unwrap();
+    fs::create_dir_all(at("extra/lynx")).unwrap();
+    fs::copy(at("train/ant/0.png"), at("extra/lynx/e.png")).unwrap();
     fs::write(at("README.md"), "").unwrap();
     // A split may be a link.
     fs::rename(at("val"), at("validation")).unwrap();
@@ -413,7 +415,7 @@ fn images_in_no_split_are_named() {
         .unwrap();
     assert_eq!(
         (found.count, &found.names[..]),
-        (2, &["loose.png".to_owned(), "test".into()][..])
+        (3, &["extra", "loose.png", "test"].map(str::to_owned)[..])
     );
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tessera_models::files;
 
 use crate::data::error::DataError;
+use crate::data::foreign::is_hidden;
 
 /// Maximum number of shards, so that a typing error in a range does not fill the memory.
 const MOST: usize = 1 << 20;
@@ -134,7 +135,12 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
         ),
         None => rest.into_owned(),
     };
-    let found = glob::glob(&glob).map_err(|e| {
+    // Hidden files are no shards, as in a shell: macOS writes `._NAME` beside each file of an archive.
+    let options = glob::MatchOptions {
+        require_literal_leading_dot: true,
+        ..glob::MatchOptions::new()
+    };
+    let found = glob::glob_with(&glob, options).map_err(|e| {
         DataError::at(
             path,
             format!("is not a pattern of files ({e}); expected shards like train-*.tar"),
@@ -175,7 +181,12 @@ pub fn passed_over(folder: &Path) -> Vec<PathBuf> {
         let all = fs::read_dir(folder).into_iter().flatten().flatten();
         all.map(|entry| entry.path()).collect::<Vec<_>>()
     };
-    let is_shard = |path: &Path| path.extension().is_some_and(|end| end == "tar");
+    let is_visible = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        !is_hidden(name.as_encoded_bytes())
+    };
+    let is_shard =
+        |path: &Path| is_visible(path) && path.extension().is_some_and(|end| end == "tar");
     let (inner, here): (Vec<_>, Vec<_>) =
         entries(folder).into_iter().partition(|path| path.is_dir());
     let here = here
@@ -228,13 +239,15 @@ mod tests {
     #[test]
     fn folders_and_globs_give_their_shards_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["b.tar", "a.tar", "c.txt"] {
+        for name in ["b.tar", "a.tar", "c.txt", "._a.tar", ".old.tar"] {
             std::fs::write(dir.path().join(name), b"").unwrap();
         }
         let both = [dir.path().join("a.tar"), dir.path().join("b.tar")];
         assert_eq!(files(dir.path()).unwrap(), both);
         assert_eq!(files(&dir.path().join("?.tar")).unwrap(), both);
         assert_eq!(files(&both[1]).unwrap(), both[1..]);
+        let hidden = ["._a.tar", ".old.tar"].map(|name| dir.path().join(name));
+        assert_eq!(passed_over(dir.path()), hidden);
         let odd = dir.path().join("run [1]");
         std::fs::create_dir(&odd).unwrap();
         std::fs::copy(&both[0], odd.join("a.tar")).unwrap();
