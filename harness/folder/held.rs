@@ -17,6 +17,8 @@ pub struct RunFolder {
     path: PathBuf,
     /// The folder, wherever it is.
     open: File,
+    /// Its file system and its inode.
+    id: (u64, u64),
     _lock: Lock,
 }
 
@@ -71,10 +73,12 @@ impl RunFolder {
         match attempt.with_context(|| otherwise.to_owned())? {
             Attempt::Taken(lock) => {
                 lock.sign(&format!("{} ({command})", std::process::id()));
-                let open = File::open(out).with_context(|| out.display().to_string())?;
+                let opened = File::open(out).and_then(|open| Ok((open.metadata()?, open)));
+                let (about, open) = opened.with_context(|| out.display().to_string())?;
                 Ok(Self {
                     path: out.to_owned(),
                     open,
+                    id: (about.dev(), about.ino()),
                     _lock: lock,
                 })
             }
@@ -99,17 +103,14 @@ impl RunFolder {
     /// If it was moved or removed, or the file system does not answer.
     pub fn here(&self) -> anyhow::Result<&Path> {
         let path = || self.path.display().to_string();
-        let own = self.open.metadata().with_context(path)?;
         match fs::metadata(&self.path) {
-            Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => {
-                return Ok(&self.path);
-            }
+            Ok(there) if (there.dev(), there.ino()) == self.id => return Ok(&self.path),
             Err(error) if !files::says_absent(&error) => return Err(error).with_context(path),
             _ => (),
         }
         let now = fs::read_link(format!("/proc/self/fd/{}", self.open.as_raw_fd()));
-        // A removed folder has no links.
-        let (what, remedy) = match now.ok().filter(|_| own.nlink() > 0) {
+        let is_removed = self.open.metadata().with_context(path)?.nlink() == 0;
+        let (what, remedy) = match now.ok().filter(|_| !is_removed) {
             Some(now) => (
                 format!("moved to {}", now.display()),
                 "move it back if nothing is there now, and run",
