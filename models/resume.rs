@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::optim::Optimizer;
 use crate::params::{self, Array, ParamStore};
 
@@ -152,14 +153,15 @@ impl Saved {
         Self(folder.map(|f| f.join("state.safetensors")))
     }
 
+    /// Returns whether there is a file. One that cannot be looked at is there: its reader says why.
     fn exists(&self) -> bool {
-        self.0.as_ref().is_some_and(|path| path.exists())
+        self.0.as_ref().is_some_and(|path| !files::is_absent(path))
     }
 
     /// Returns the file's path for messages, or "none".
     pub fn name(&self) -> String {
         match &self.0 {
-            Some(path) if path.exists() => path.display().to_string(),
+            Some(path) if self.exists() => path.display().to_string(),
             _ => "none".into(),
         }
     }
@@ -192,7 +194,7 @@ impl Saved {
         optimizer: &mut dyn Optimizer,
         note: &dyn Fn(&str),
     ) -> Result<Option<Position>> {
-        let Some(path) = self.0.as_ref().filter(|p| p.exists()) else {
+        let Some(path) = self.0.as_ref().filter(|_| self.exists()) else {
             return Ok(None);
         };
         let found = match Found::read(path, params, optimizer) {

@@ -301,7 +301,7 @@ mod tests {
                 interval,
             )
         };
-        let (p, raw, interval) = fit_to([0.0, 0.1, 0.1, 0.0, 0.1, 3.0]);
+        let (p, raw, interval) = fit_to([-0.3, -5.0, 2.1, 1.6, 2.4, 2.7]);
         assert!(p > 0.05 && raw.0 > 0.0, "{p} {raw:?}");
         assert_eq!(interval, (0.0, raw.1));
         let (p, raw, interval) = fit_to([0.0, 1.1, 2.0, 2.9, 4.2, 5.0]);

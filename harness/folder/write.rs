@@ -274,7 +274,8 @@ pub fn report(
 
 /// Returns the numbers `wanted`, and those of the tables that the run folder `out` has.
 pub fn with_present(out: &Path, wanted: &[u32]) -> Vec<u32> {
-    let is_present = |number: &u32| out.join(TABLES).join(format!("table{number}.md")).exists();
+    let path = |number: &u32| out.join(TABLES).join(format!("table{number}.md"));
+    let is_present = |number: &u32| !files::is_absent(&path(number));
     let known = tables().iter().map(|table| table.number);
     let others = known.filter(|number| is_present(number) && !wanted.contains(number));
     wanted.iter().copied().chain(others).collect()

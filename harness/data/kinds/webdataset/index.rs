@@ -353,8 +353,8 @@ struct About {
 
 fn of_json(text: &str) -> Result<String, String> {
     let expected = "expected {\"label\": n}, a class's number or name";
-    let about: About =
-        serde_json::from_str(text).map_err(|e| format!("cannot be read: {e}; {expected}"))?;
+    let about: About = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|e| format!("cannot be read: {e}; {expected}"))?;
     match about.label {
         Some(Value::Number(number)) if number.is_u64() => of_cls(&number.to_string()),
         Some(Value::String(name)) => of_cls(&name),
@@ -408,6 +408,7 @@ mod tests {
         assert_eq!(of_cls(" 12\n").unwrap(), "12");
         assert_eq!(of_json(r#"{"label": 7, "file": "x"}"#).unwrap(), "7");
         assert_eq!(of_json(r#"{"label": "n01440764"}"#).unwrap(), "n01440764");
+        assert_eq!(of_json("\u{feff}{\"label\": 7}").unwrap(), "7");
         for (wrong, part) in [
             (r#"{"class": 1, "id": 2}"#, "found class, id"),
             (r#"{"label": -1}"#, "label -1"),
