@@ -122,9 +122,10 @@ fn nearest(bank: &[f32], query: &[f32], candidates: &[Near<f32>], k: usize) -> V
 /// Returns the class with the largest weight; the lower class wins a tie.
 fn vote(near: &[Near<f64>], labels: &[u32], classes: usize, temperature: f64) -> u32 {
     let mut votes = vec![0.0; classes];
-    // exp overflows from 709.8 on; below 700 nothing is subtracted, and votes stay DINO's to the bit.
+    // exp overflows from 709.8 on, and is 0 below -745, which would leave no votes; up to 700 nothing is subtracted, and votes stay DINO's to
+    // the bit.
     let largest = near.first().map_or(0.0, |(similarity, _)| *similarity);
-    let shift = if largest / temperature > 700.0 {
+    let shift = if (largest / temperature).abs() > 700.0 {
         largest
     } else {
         0.0
@@ -170,12 +171,16 @@ mod tests {
         let bad = classify(bank, &[f32::NAN, 0.4], 2, 2, 1, 1.0);
         let error = bad.unwrap_err().to_string();
         assert!(error.contains("validation image 0"), "{error}");
-        for temperature in [1.4e-3, 1e-3, 1e-6, 1e-320] {
-            assert_eq!(
-                classify(bank, &query, 2, 2, 3, temperature).unwrap(),
-                [1],
-                "{temperature}"
-            );
+        // All images may point away from the query; one of class 1 does so least.
+        let away = [-0.4, -2.0];
+        for temperature in [1.4e-3, 1e-3, 1e-4, 1e-6, 1e-320] {
+            for query in [query, away] {
+                assert_eq!(
+                    classify(bank, &query, 2, 2, 3, temperature).unwrap(),
+                    [1],
+                    "{query:?} at {temperature}"
+                );
+            }
         }
         assert!(
             classify(bank, &query, 2, 2, 4, 1.0)

@@ -354,9 +354,10 @@ fn a_run_whose_folder_is_moved_or_removed_writes_nothing_in_its_place() {
         let long = format!("pretrain.epochs={}", 400 + usize::from(moved));
         let mut command = bench.command(&[&run[..], &["--set", &long]].concat());
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn().unwrap();
+        let mut child = command.spawn().unwrap();
         let (out, other) = (bench.path("runs/tiny"), bench.path("runs/other"));
         while !out.join("results.csv").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "the run ended");
             std::thread::sleep(Duration::from_millis(5));
         }
         signal(&child, "STOP");

@@ -1,6 +1,6 @@
 //! The folders of a dataset, and messages about other layouts.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
 use tessera_models::files::{is_absent, says_absent};
@@ -109,15 +109,17 @@ fn beside(root: &Path, splits: &[Option<&str>; 2], omitted: &mut Omitted) {
     }
 }
 
-/// Folders below a folder in the root in which images are looked for: a split has its images two folders down, and some lie deeper.
-const DEEP: usize = 3;
+/// Levels of folders below a folder in the root in which images are looked for: a split has its images in the first, and some lie deeper.
+const DEEP: usize = 2;
 
-/// Returns whether an image lies in `folder` or at most `deep` folders below it.
+/// Returns whether an image lies in `folder` or at most `deep` folders below it. Other files, of which there may be millions, are not looked at.
 fn holds_image(folder: &Path, deep: usize) -> bool {
     let all = entries(folder).unwrap_or_default();
-    let paths = || all.iter().map(|entry| entry.path());
-    paths().any(|path| is_image(&path) && path.is_file())
-        || deep > 0 && paths().any(|path| path.is_dir() && holds_image(&path, deep - 1))
+    let is_folder = |entry: &&DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let mut paths = all.iter().map(DirEntry::path);
+    let mut folders = all.iter().filter(is_folder);
+    paths.any(|path| is_image(&path) && path.is_file())
+        || deep > 0 && folders.any(|inner| holds_image(&inner.path(), deep - 1))
 }
 
 /// Returns the names of the visible folders in `folder`, sorted.
