@@ -363,6 +363,20 @@ fn targets_that_depend_on_random_numbers_or_other_images_are_refused() {
     targets(&suite("onnx-ids", &ids(beside), ""), "rten").unwrap();
 }
 
+/// Two hundredths of a mean changed no id of the image that is compared while the images beside it had the same mean.
+#[test]
+fn ids_that_depend_a_little_on_the_mean_of_a_batch_are_refused() {
+    let images = Model::new(FLOAT, &[-1, 3, 16, 16]).weights("w", &[CODES, 3, 4, 4], &codes());
+    let model = images.weights("part", &[1], &[0.02]);
+    let model = model.node("ReduceMean", &["images"], &["m"], &[ints("axes", &[0])]);
+    let model = model.node("Mul", &["m", "part"], &["p"], &[]);
+    let model = model.node("Add", &["images", "p"], &["x"], &[]);
+    let attributes = [ints("kernel_shape", &[4, 4]), ints("strides", &[4, 4])];
+    let file = ids(argmax(model.node("Conv", &["x", "w"], &["f"], &attributes)));
+    let parts = ["beside it", "`batch: 1`"];
+    refused("a part of a mean", &suite("onnx-ids", &file, ""), &parts);
+}
+
 #[test]
 fn a_graph_with_dynamic_quantisation_runs_image_by_image() {
     let images = Model::new(FLOAT, &[-1, 3, 16, 16]).weights("w", &[CODES, 3, 4, 4], &codes());

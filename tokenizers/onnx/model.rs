@@ -209,7 +209,7 @@ impl Model {
     pub fn probe(&self, side: usize) -> Result<Probed> {
         let batch = self.fixed.unwrap_or(self.calls.batch);
         let (middle, last) = (batch / 2, batch - 1);
-        let all = self.probed(side, batch, 0.1, &[0, middle, last])?;
+        let all = self.probed(side, batch, FLAT, &[0, middle, last])?;
         let (shape, output) = &all[0];
         let probed = Probed {
             shape: shape.clone(),
@@ -218,8 +218,8 @@ impl Model {
         if last == 0 {
             return Ok(probed);
         }
-        let first = self.probed(side, batch, 8.0, &[0])?;
-        let others = self.probed(side, batch, 3.0, &[middle, last])?;
+        let first = self.probed(side, batch, BRIGHT, &[0])?;
+        let others = self.probed(side, batch, DARK, &[middle, last])?;
         let mut pairs = all.iter().zip(first.iter().chain(&others));
         if !pairs.all(|(a, b)| same(a, b)) {
             return Err(self.failed(
@@ -236,7 +236,7 @@ impl Model {
         // The last call of a split has fewer images, but at least two.
         let varies = self.fixed.is_none() && !self.pads && last > 1;
         for fewer in [last, 2].into_iter().filter(|_| varies) {
-            if !same(&self.probed(side, fewer, 0.1, &[0])?[0], &all[0]) {
+            if !same(&self.probed(side, fewer, FLAT, &[0])?[0], &all[0]) {
                 return Err(self.failed(
                     "an image's output depends on the number of images in a call; export the graph without the size of its batch in its \
                      values, or write `batch: 1`",
@@ -246,16 +246,16 @@ impl Model {
         Ok(probed)
     }
 
-    /// Runs an image of noise at each of `places` of one batch, beside noise up to `scale`. Returns the outputs of the places.
+    /// Runs an image of noise at each of `places` of one batch, beside `others`. Returns the outputs of the places.
     fn probed(
         &self,
         side: usize,
         batch: usize,
-        scale: f32,
+        others: Noise,
         places: &[usize],
     ) -> Result<Vec<(Vec<usize>, Output)>> {
         let size = 3 * side * side;
-        let (image, mut pixels) = (noise(1.0, size), noise(scale, size * batch));
+        let (image, mut pixels) = (noise(IMAGE, size), noise(others, size * batch));
         for place in places {
             pixels[size * place..size * (place + 1)].copy_from_slice(&image);
         }
@@ -303,12 +303,22 @@ fn same(a: &(Vec<usize>, Output), b: &(Vec<usize>, Output)) -> bool {
     values && a.0 == b.0
 }
 
-/// Returns pseudo-random numbers between `-scale` and `scale`, the same on every call.
-fn noise(scale: f32, count: usize) -> Vec<f32> {
+/// Noise of pixels: its mean, and its largest distance from the mean.
+type Noise = (f32, f32);
+
+/// An image whose outputs are compared.
+const IMAGE: Noise = (0.0, 1.0);
+/// The images beside it. Their means differ, because many a dependence is on a mean over the batch.
+const FLAT: Noise = (0.0, 0.1);
+const BRIGHT: Noise = (8.0, 8.0);
+const DARK: Noise = (-8.0, 3.0);
+
+/// Returns pseudo-random numbers around `mean`, the same on every call.
+fn noise((mean, distance): Noise, count: usize) -> Vec<f32> {
     // The upper bits of the linear congruential generator of Numerical Recipes.
     let next = |state: &mut u32| {
         *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        Some(((*state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale)
+        Some(((*state >> 8) as f32 / (1 << 23) as f32 - 1.0) * distance + mean)
     };
     let numbers = std::iter::repeat_n((), count);
     numbers.scan(1, |state, ()| next(state)).collect()
