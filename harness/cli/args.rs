@@ -103,7 +103,7 @@ pub enum Verb {
         #[arg(value_parser = path())]
         folder: PathBuf,
     },
-    /// List or clean up the store of finished stages
+    /// List, clean up or verify the store of finished stages
     Store {
         /// The store [default: $TESSERA_STORE or runs/.store]
         #[arg(long, global = true, value_parser = path())]
@@ -415,4 +415,6 @@ pub enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Read every file and compare it with its digest; exit status 1 if one is damaged
+    Verify,
 }

@@ -1,4 +1,4 @@
-//! `bench store ls` and `bench store gc`.
+//! `bench store ls`, `bench store gc` and `bench store verify`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub fn store(argument: Option<&Path>, what: &StoreVerb) -> Result<(), Failure> {
     match what {
         StoreVerb::Ls => ls(&root),
         StoreVerb::Gc { keep_days, dry_run } => gc(&root, *keep_days, *dry_run),
+        StoreVerb::Verify => verify(&root),
     }
 }
 
@@ -73,6 +74,29 @@ fn gc(root: &Path, keep_days: f64, dry_run: bool) -> Result<(), Failure> {
     let (folders, bytes) = (removed.len(), size(bytes));
     put!("{verb} {folders} folders, {bytes}, in {}", named(root))?;
     Ok(())
+}
+
+fn verify(root: &Path) -> Result<(), Failure> {
+    let mut unsaid = Ok(());
+    let verified = store::verify(root, |line| {
+        if unsaid.is_ok() {
+            unsaid = put!("{line}");
+        }
+    })?;
+    unsaid?;
+    let old = match verified.old {
+        0 => String::new(),
+        old => format!(", {old} of an earlier version without digests"),
+    };
+    let (whole, bytes, damaged) = (verified.whole, size(verified.bytes), verified.damaged);
+    put!(
+        "{whole} whole entries, {bytes}{old}, {damaged} damaged, in {}",
+        named(root)
+    )?;
+    match damaged {
+        0 => Ok(()),
+        _ => Err(Failure::Failed),
+    }
 }
 
 /// Formats bytes with a unit.

@@ -11,8 +11,9 @@ use tessera_models::files;
 
 use super::error::{StoreError, at, make_dir};
 use super::held::Held;
+use super::left::{file_name, sweep};
 use super::lock::{Attempt, Lock, is_stale};
-use super::record::{Difference, Record};
+use super::record::{self, Difference, Record};
 use super::used::Used;
 
 /// The folder of damaged entries.
@@ -174,6 +175,41 @@ impl Folder {
 
     pub fn held(&self) -> MutexGuard<'_, Vec<Arc<Held>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves resume state with a wrong digest away; `of` says whose it is. Returns the message, if so. The caller holds the key's lock.
+    pub fn check_state(&self, state: &Path, of: &str) -> Result<Option<String>, StoreError> {
+        sweep(state);
+        let names = match record::files(state) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(at(state)(error)),
+        };
+        // A temporary file of another process is no state yet.
+        let is_state = |path: &&PathBuf| files::Owner::of(&file_name(path)).is_none();
+        for path in names.iter().filter(is_state) {
+            let Err(error) = files::check_sealed(path) else {
+                continue;
+            };
+            let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+            // Another process has finished the stage.
+            if error.kind() == io::ErrorKind::NotFound {
+                continue;
+            }
+            if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
+                return Err(at(path)(error));
+            }
+            let moved = match self.move_away(state)? {
+                Some(to) => format!("moved to {}", to.display()),
+                None => "another process has moved it".to_owned(),
+            };
+            let path = path.display();
+            let message =
+                format!("resume state of {of}: {path}: {error}; {moved}; the stage restarts");
+            self.tell(&message);
+            return Ok(Some(message));
+        }
+        Ok(None)
     }
 
     /// Moves a folder into `.damaged` and returns its new path; `None` if another process has moved it.

@@ -14,7 +14,7 @@ use tessera_models::files;
 use super::entry::Entry;
 use super::error::{StoreError, at, make_dir};
 use super::folder::Folder;
-use super::left::{file_name, sweep};
+use super::left::file_name;
 use super::lock::{Attempt, Lock, is_stale};
 use super::memory;
 use super::mount::Mount;
@@ -200,7 +200,8 @@ impl Store {
             .join(".state")
             .join(provenance.stage)
             .join(&key);
-        self.check_state(&state, provenance)?;
+        let of = format!("{} {}", provenance.stage, provenance.label);
+        self.folder.check_state(&state, &of)?;
         make_dir(&state)?;
         let spent = read_seconds(&state);
         let before = files_of_state(&state);
@@ -291,43 +292,6 @@ impl Store {
     fn entry(&self, dir: PathBuf, record: Record) -> Entry {
         self.folder.used.note(&record.stage, &record.key);
         Entry::new(Arc::clone(&self.folder), dir, record)
-    }
-
-    /// Moves resume state with a wrong digest away.
-    fn check_state(&self, state: &Path, provenance: &Provenance) -> Result<(), StoreError> {
-        sweep(state);
-        let names = match record::files(state) {
-            Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(at(state)(error)),
-        };
-        // A temporary file of another process is no state yet.
-        let is_state = |path: &&PathBuf| files::Owner::of(&file_name(path)).is_none();
-        for path in names.iter().filter(is_state) {
-            let Err(error) = files::check_sealed(path) else {
-                continue;
-            };
-            let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
-            // Another process has finished the stage.
-            if error.kind() == io::ErrorKind::NotFound {
-                continue;
-            }
-            if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
-                return Err(at(path)(error));
-            }
-            let moved = match self.folder.move_away(state)? {
-                Some(to) => format!("moved to {}", to.display()),
-                None => "another process has moved it".to_owned(),
-            };
-            self.folder.tell(&format!(
-                "resume state of {} {}: {}: {error}; {moved}; the stage restarts",
-                provenance.stage,
-                provenance.label,
-                path.display(),
-            ));
-            return Ok(());
-        }
-        Ok(())
     }
 
     fn lock(

@@ -23,6 +23,7 @@ mod provenance;
 mod record;
 mod upkeep;
 mod used;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -38,3 +39,4 @@ pub use mount::{Locks, Mount};
 pub use probe::probe;
 pub use provenance::{Provenance, canonical};
 pub use upkeep::{Listed, free_bytes, gc, list};
+pub use verify::{Verified, verify};

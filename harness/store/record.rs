@@ -79,6 +79,16 @@ impl Record {
         Ok(())
     }
 
+    /// The names of all files.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.bytes).sum()
+    }
+
     /// The record's text, with its digest as the last field.
     pub fn text(&self) -> String {
         sealed(&format!("{:#}", serde_json::json!(self)))

@@ -40,40 +40,72 @@ pub struct Listed {
 /// # Errors
 /// When the store cannot be read, or the folder is no store.
 pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
-    check_store(root)?;
     let mut found = Vec::new();
-    for stage in visible(root)? {
-        let name = file_name(&stage);
-        for dir in keys(&stage)?.into_iter().filter(|dir| has_record(dir)) {
-            let about = read_json(&dir.join(record::PROVENANCE));
-            let key = file_name(&dir);
-            let (seconds, fault) = match record::inspected(&dir, (&name, &key), false) {
-                Ok(Found::Whole(record)) => (Some(record.seconds), String::new()),
-                Ok(Found::Old) => (None, "of an earlier version, without digests".into()),
-                Ok(Found::Damaged(d)) => (
-                    None,
-                    format!(
-                        "damaged: {}: found {}, expected {}",
-                        d.file, d.found, d.expected
-                    ),
+    for Place { stage, key, dir } in entries(root)? {
+        let about = read_json(&dir.join(record::PROVENANCE));
+        let (seconds, fault) = match record::inspected(&dir, (&stage, &key), false) {
+            Ok(Found::Whole(record)) => (Some(record.seconds), String::new()),
+            Ok(Found::Old) => (None, "of an earlier version, without digests".into()),
+            Ok(Found::Damaged(d)) => (
+                None,
+                format!(
+                    "damaged: {}: found {}, expected {}",
+                    d.file, d.found, d.expected
                 ),
-                // Another process has just removed it.
-                Ok(Found::Absent) => continue,
-                Err(error) => (None, format!("unreadable: {error}")),
-            };
-            found.push(Listed {
-                stage: name.clone(),
-                key,
-                label: about["label"].as_str().unwrap_or("?").to_owned(),
-                bytes: bytes(&dir),
-                seconds,
-                fault,
-                age: age(&dir),
-                dir,
-            });
-        }
+            ),
+            // Another process has just removed it.
+            Ok(Found::Absent) => continue,
+            Err(error) => (None, format!("unreadable: {error}")),
+        };
+        found.push(Listed {
+            stage,
+            key,
+            label: about["label"].as_str().unwrap_or("?").to_owned(),
+            bytes: bytes(&dir),
+            seconds,
+            fault,
+            age: age(&dir),
+            dir,
+        });
     }
     Ok(found)
+}
+
+/// A folder of an entry, or of its resume state.
+pub(super) struct Place {
+    pub stage: String,
+    pub key: String,
+    pub dir: PathBuf,
+}
+
+/// The folders of entries, by stage and key.
+///
+/// # Errors
+/// When the store cannot be read, or the folder is no store.
+pub(super) fn entries(root: &Path) -> Result<Vec<Place>, StoreError> {
+    check_store(root)?;
+    let mut all = places(visible(root)?)?;
+    all.retain(|entry| has_record(&entry.dir));
+    Ok(all)
+}
+
+/// The folders of resume state, by stage and key.
+pub(super) fn states(root: &Path) -> Result<Vec<Place>, StoreError> {
+    places(sorted_dirs(&root.join(".state"))?)
+}
+
+/// The folders of keys in `stages`.
+fn places(stages: Vec<PathBuf>) -> Result<Vec<Place>, StoreError> {
+    let mut all = Vec::new();
+    for folder in stages {
+        let place = |dir: PathBuf| Place {
+            stage: file_name(&folder),
+            key: file_name(&dir),
+            dir,
+        };
+        all.extend(keys(&folder)?.into_iter().map(place));
+    }
+    Ok(all)
 }
 
 /// Refuses a folder of other things, whose folders look like damaged entries.
@@ -154,13 +186,10 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
             remove(entry.dir, keep, Some(lock))?;
         }
     }
-    for stage in sorted_dirs(&root.join(".state"))? {
-        for state in keys(&stage)? {
-            let least = DAY.min(keep);
-            if age(&state) > least {
-                let lock = format!("{}-{}", file_name(&stage), file_name(&state));
-                remove(state, least, Some(lock))?;
-            }
+    for Place { stage, key, dir } in states(root)? {
+        let least = DAY.min(keep);
+        if age(&dir) > least {
+            remove(dir, least, Some(format!("{stage}-{key}")))?;
         }
     }
     for scratch in sorted_dirs(&root.join(".tmp"))? {

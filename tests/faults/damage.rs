@@ -105,6 +105,37 @@ fn a_file_that_changed_quietly_is_never_used() {
     }
 }
 
+/// Also a file that no finished run reads, such as kept ids.
+#[test]
+fn verify_finds_every_damaged_file_of_the_store() {
+    let trial = finished();
+    let verify = || {
+        let verify = ["store", "--store", "store", "verify"];
+        trial.bench.command(&verify).output().unwrap()
+    };
+    assert!(verify().status.success());
+    let mut numbers = Numbers(7);
+    for path in &entries(&trial) {
+        let before = fs::read(path).unwrap();
+        for at in places(path, &mut numbers) {
+            damage(path, at, true);
+            let what = format!("{} at {at}", path.display());
+            let output = verify();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.status.code(), Some(1), "{what}: {said}");
+            let name = path.file_name().unwrap().to_string_lossy();
+            let is_said = said.contains(&*name) && said.contains(", 1 damaged");
+            assert!(is_said && !path.exists(), "{what}: {said}");
+            // Back, for the next.
+            let damaged = trial.bench.path("store/.damaged");
+            let moved = fs::read_dir(damaged).unwrap().next().unwrap().unwrap();
+            fs::rename(moved.path(), path.parent().unwrap()).unwrap();
+            fs::write(path, &before).unwrap();
+        }
+    }
+    assert!(verify().status.success());
+}
+
 #[test]
 fn every_damaged_file_of_the_run_folder_is_written_again() {
     let trial = finished();

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::common::{error, skipped};
-use super::{Numbers, Trial, must_not_panic, whole};
+use super::common::{Bench, error, skipped};
+use super::{Numbers, Trial, must_not_panic, of_two_rows, whole};
 
 /// Every kind of call of `shim.c` but `look`.
 const ALL: &str = "open,write,fsync,rename,mkdir,unlink,read";
@@ -34,7 +34,10 @@ struct Faults {
 
 impl Faults {
     fn new() -> Option<Self> {
-        let trial = Trial::new();
+        Self::of(Trial::new())
+    }
+
+    fn of(trial: Trial) -> Option<Self> {
         let shim = shim(trial.bench.dir.path())?;
         Some(Self { trial, shim })
     }
@@ -56,7 +59,11 @@ impl Faults {
 
     /// How many such calls a run makes.
     fn count(&self, calls: &str) -> u64 {
-        self.forget();
+        self.counted(calls, &|| self.forget())
+    }
+
+    fn counted(&self, calls: &str, forget: &dyn Fn()) -> u64 {
+        forget();
         let output = self.faulty(&format!("eio:{calls}:999999999"));
         assert!(output.status.success(), "{}", error(&output));
         let count = std::fs::read_to_string(self.trial.bench.path("count")).unwrap();
@@ -67,7 +74,11 @@ impl Faults {
 
     /// A run in which `fault` happens, and one after it.
     fn attempt(&self, fault: &str) -> Output {
-        self.forget();
+        self.attempt_after(fault, &|| self.forget())
+    }
+
+    fn attempt_after(&self, fault: &str, forget: &dyn Fn()) -> Output {
+        forget();
         let output = self.faulty(fault);
         must_not_panic(&output, fault);
         if output.status.success() {
@@ -75,6 +86,19 @@ impl Faults {
         }
         self.trial.must_end_well(("out", "store"), fault);
         output
+    }
+
+    /// As [`each`](Self::each), of a run whose stages are all in the store.
+    fn each_of_finished(&self, how: &str, calls: &str, quick: u64) {
+        self.count(calls);
+        let forget = || {
+            let _ = std::fs::remove_dir_all(self.trial.bench.path("out"));
+        };
+        let count = self.counted(calls, &forget);
+        let step = if whole() { 1 } else { (count / quick).max(1) };
+        for nth in (1..=count).step_by(step as usize) {
+            self.attempt_after(&format!("{how}:{calls}:{nth}"), &forget);
+        }
     }
 
     /// `how` at calls spread over the run, `quick` of them; all of them in the whole form.
@@ -135,6 +159,23 @@ fn a_disk_that_fails_ends_a_run_and_spoils_nothing() {
     let Some(faults) = Faults::new() else { return };
     for calls in ["write", "fsync", "rename", "read"] {
         faults.each("eio", calls, 6);
+    }
+}
+
+/// A run that finds all stages finished writes the run folder: comparisons, metrics and tables were left out if a file could not be looked at.
+#[test]
+fn what_cannot_be_read_is_not_left_out() {
+    let trial = Trial::of(Bench::new(&of_two_rows()));
+    let lines = trial.expected.iter();
+    let names: Vec<&str> = lines.map(|lines| lines[0].as_str()).collect();
+    for name in ["comparisons.csv", "metrics.csv", "tables/table1.csv"] {
+        assert!(names.contains(&name), "no {name} in {names:?}");
+    }
+    let Some(faults) = Faults::of(trial) else {
+        return;
+    };
+    for calls in ["look", "read", "open"] {
+        faults.each_of_finished("eio", calls, 5);
     }
 }
 

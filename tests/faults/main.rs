@@ -40,6 +40,14 @@ fine_tune: {epochs: 1, batch: 8, base_lr: 1.0e-3, layer_decay: 0.75, pooling: me
 report: {tables: [1]}
 ";
 
+/// As [`SUITE`], with a row that is compared with the first.
+fn of_two_rows() -> String {
+    let row = "  - {name: L, kind: kmeans, with: {features: {kind: pixels}, k: 2, epochs: 1, batch: 8}}\n";
+    SUITE
+        .replace("seeds:", "baseline: K\nseeds:")
+        .replace("pretrain:", &format!("{row}pretrain:"))
+}
+
 /// Whether to try everything.
 fn whole() -> bool {
     std::env::var_os("TESSERA_FAULTS").is_some_and(|wish| wish == "whole")
@@ -58,7 +66,7 @@ impl Trial {
 
     fn of(bench: Bench) -> Self {
         bench.fine(&run("whole", "store-whole"));
-        let expected = results(&bench.path("whole"));
+        let expected = numbers(&bench.path("whole"));
         Self { bench, expected }
     }
 
@@ -91,7 +99,7 @@ impl Trial {
 
     /// Only a gallery may be lacking, which `error` says.
     fn must_have_all_numbers(&self, out: &str, after: &str) {
-        let mut found = results(&self.bench.path(out));
+        let mut found = numbers(&self.bench.path(out));
         for field in found.iter_mut().flatten() {
             if field.starts_with("no gallery: ") {
                 field.clear();
@@ -101,9 +109,24 @@ impl Trial {
     }
 
     fn must_be_right(&self, out: &str, after: &str) {
-        let found = results(&self.bench.path(out));
+        let found = numbers(&self.bench.path(out));
         assert_eq!(found, self.expected, "after {after}");
     }
+}
+
+/// Returns the numbers of a run folder: the rows of `results.csv` without times, and name and lines of every other CSV file but those of cells and costs.
+fn numbers(out: &Path) -> Vec<Vec<String>> {
+    let mut all = results(out);
+    for path in files(out) {
+        let name = path.strip_prefix(out).unwrap().to_str().unwrap();
+        let others = ["results.csv", "costs.csv"].contains(&name) || name.starts_with("cells/");
+        if name.ends_with(".csv") && !others {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines = std::iter::once(name).chain(text.lines());
+            all.push(lines.map(str::to_owned).collect());
+        }
+    }
+    all
 }
 
 /// Writes `count` pictures for each of two classes and splits below `images`, and has the suite use them.
