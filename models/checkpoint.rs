@@ -213,8 +213,14 @@ fn shows_classifier(file: &Weights, prefix: &str) -> bool {
     file.names().iter().any(classifies)
 }
 
-/// Says what of the checkpoint `file` was taken: "c.pth, prefix `module.`, positions resampled from 14x14, without `head.weight` [10, 192]".
-pub fn taken(file: &str, prefix: &str, resampled_from: Option<usize>, left_out: &str) -> String {
+/// Says what of the checkpoint `file` was taken, and the scale of the images that it gets: "c.pth, prefix `module.`, images scaled by imagenet, positions
+/// resampled from 14x14, without `head.weight` [10, 192]".
+pub fn taken(
+    (file, scale): (&str, &str),
+    prefix: &str,
+    resampled_from: Option<usize>,
+    left_out: &str,
+) -> String {
     let prefix = match prefix {
         "" => "no prefix".to_owned(),
         prefix => format!("prefix `{prefix}`"),
@@ -224,7 +230,8 @@ pub fn taken(file: &str, prefix: &str, resampled_from: Option<usize>, left_out: 
         "" => String::new(),
         heads => format!(", without {heads}"),
     };
-    format!("{file}, {prefix}{}{without}", positions.unwrap_or_default())
+    let positions = positions.unwrap_or_default();
+    format!("{file}, {prefix}, images scaled by {scale}{positions}{without}")
 }
 
 /// Returns the preset in the metadata of a checkpoint of this program ([`VitConfig::metadata`]); `None` for any other checkpoint.

@@ -175,7 +175,7 @@ fn timm_loads_our_files_strictly() {
 #[test]
 fn a_run_says_what_it_took_of_a_checkpoint() {
     let rows = "tokenizers:
-  - {name: Theirs, kind: none, override: {pretrain: {checkpoint: both.safetensors, checkpoint_prefix: student}}}
+  - {name: Theirs, kind: none, override: {pretrain: {checkpoint: both.safetensors, checkpoint_prefix: student, checkpoint_scale: minus-one-one}}}
   - {name: F, kind: kmeans, with: {features: {kind: checkpoint, file: both.safetensors, variant: nano, prefix: teacher.backbone}, k: 4, epochs: 1, batch: 32}}\n";
     let bench = Bench::new(&format!("{HEAD}{rows}{RECIPE}"));
     let encoder = random("nano", 28, 4);
@@ -198,8 +198,10 @@ fn a_run_says_what_it_took_of_a_checkpoint() {
         "--set",
         "linear_probe=null",
     ];
-    let [encoder, features] = ["student.", "teacher.backbone."]
-        .map(|prefix| format!("both.safetensors, prefix `{prefix}`, positions resampled from 7x7"));
+    let [encoder, features] = [("student.", "minus-one-one"), ("teacher.backbone.", "imagenet")]
+        .map(|(prefix, scale)| {
+            format!("both.safetensors, prefix `{prefix}`, images scaled by {scale}, positions resampled from 7x7")
+        });
     // The second run finds everything in the store.
     for out in ["first", "second"] {
         let run = [&["run", "suite.yaml", "--out", out], &short[..]].concat();

@@ -1,5 +1,7 @@
 //! Size and scaling of the images that graphs and programs get.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tessera_models::{ParamStore, checkpoint};
@@ -87,6 +89,19 @@ impl Scale {
         Err(format!(
             "found mean {mean:?} and std {std:?}, expected finite numbers, and each std above 0"
         ))
+    }
+}
+
+/// The name in suites; mean and std of a custom one.
+impl fmt::Display for Scale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Imagenet => f.write_str("imagenet"),
+            Self::ZeroOne => f.write_str("zero-one"),
+            Self::MinusOneOne => f.write_str("minus-one-one"),
+            Self::Dvae => f.write_str("dvae"),
+            Self::Custom { mean, std } => write!(f, "mean {mean:?} and std {std:?}"),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tessera_models::checkpoint;
 use tessera_models::cost::Task;
 use tessera_reports::Record;
+use tessera_tokenizers::Scale;
 
 use super::common::context::StageError;
 use super::common::encoder::{ENCODER, Encoder, Origin};
@@ -104,7 +105,9 @@ impl Stage for Import<'_> {
         let left_out = about.and_then(|about| about[LEFT_OUT].as_str());
         let taken = |prefix| {
             let (name, from) = (name.to_string_lossy(), from.map(|n| n as usize));
-            checkpoint::taken(&name, prefix, from, left_out.unwrap_or_default())
+            let scale = self.row.checkpoint_scale().unwrap_or(Scale::Imagenet);
+            let of = (&*name, &*scale.to_string());
+            checkpoint::taken(of, prefix, from, left_out.unwrap_or_default())
         };
         record.encoder_checkpoint = prefix.map(taken).unwrap_or_default();
         record.saw_labels |= self.row.encoder_saw_labels();

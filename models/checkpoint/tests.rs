@@ -438,15 +438,20 @@ fn what_stands_beside_an_encoder_is_named() {
             }
         });
         let imported = import(&path, &small(8), None).unwrap();
-        taken("f", &imported.prefix, None, &imported.left_out)
+        taken(
+            ("f", "imagenet"),
+            &imported.prefix,
+            None,
+            &imported.left_out,
+        )
     };
     assert_eq!(
         left_out(&[("head.3.weight", &[10, 16])]),
-        "f, no prefix, without `head.3.weight` [10, 16]"
+        "f, no prefix, images scaled by imagenet, without `head.3.weight` [10, 16]"
     );
     assert_eq!(
         left_out(&[("head.weight", &[10, 16, 1, 1])]),
-        "f, no prefix, without `head.weight` [10, 16, 1, 1]"
+        "f, no prefix, images scaled by imagenet, without `head.weight` [10, 16, 1, 1]"
     );
     let decoder: &[(&str, &[usize])] = &[
         ("decoder_embed.weight", &[8, 16]),

@@ -142,8 +142,9 @@ fn of_file(with: &Config, file: &Path, fields: &Fields, patches: Patches) -> Res
         with,
     )?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let scale = fields.scale.unwrap_or(Scale::Imagenet).to_string();
     let taken = checkpoint::taken(
-        &name,
+        (&name, &scale),
         &imported.prefix,
         imported.resampled_from,
         &imported.left_out,

@@ -24,9 +24,9 @@ pub struct Fields {
     #[serde(default)]
     #[schemars(range(min = 0, max = u64::MAX))]
     pub hold_out_seed: u64,
-    /// A file whose lines name labels 0, 1, and so on. Without it, numeric labels are class names.
+    /// A file whose lines name labels 0, 1, and so on (what follows a tab or a WordNet id is ignored). Without it, numeric labels are class names.
     pub class_names: Option<PathBuf>,
-    /// A file with the name of one class per line (what follows a tab, or a name and a space, is ignored), in label order: only these are taken.
+    /// A file with the name of one class per line (what follows a tab or a WordNet id is ignored), in label order: only these are taken.
     pub classes: Option<PathBuf>,
     /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size if no more is rendered. Faster on large images, but the pixels differ from
     /// those of the resampled original: everything is computed again, and tables say so.
