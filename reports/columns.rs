@@ -231,8 +231,8 @@ impl Record {
     /// Returns the number of fits of its codebook; 0 if nothing is fitted.
     pub fn fits(&self) -> usize {
         match self.fit_seeds.split_whitespace().count() {
-            // Older run folders lack the column. They have one fit per codebook.
-            0 => usize::from(self.fit_seconds.is_some()),
+            // Older run folders lack the column, also for random codebooks. They have one fit per codebook.
+            0 => usize::from(self.fit_seconds.is_some() || self.is_drawn()),
             count => count,
         }
     }
@@ -240,11 +240,6 @@ impl Record {
     /// Returns whether its codebook is random. A recipe of another seed draws another one.
     pub fn is_drawn(&self) -> bool {
         self.kind == "random-projection"
-    }
-
-    /// Returns whether its metrics are those of one codebook, so that their errors leave out how much another one would move them.
-    pub fn has_one_codebook(&self) -> bool {
-        self.fits() == 1 || self.is_drawn()
     }
 
     /// Returns whether two records state the same images, or neither states them.

@@ -35,13 +35,8 @@ pub(super) fn differences(name: &str, old: &Record, new: &Record) -> Vec<String>
     let mut all = differing(name, facts(old), facts(new));
     all.extend(known_and_differing(name, known(old), known(new)));
     if other_fits(old, new) {
-        let what = if new.is_drawn() {
-            "seeds of the random codebook"
-        } else {
-            "fit seeds"
-        };
         let [old, new] = [old, new].map(codebook_seeds);
-        all.push(format!("{name}: {what} were {old}, are {new}"));
+        all.push(format!("{name}: fit seeds were {old}, are {new}"));
     }
     all
 }
@@ -166,14 +161,19 @@ pub(super) fn other_fits(old: &Record, new: &Record) -> bool {
     !old.is_empty() && !new.is_empty() && old != new
 }
 
-/// Returns the seeds of a row's codebooks; empty if they are unknown or there are none.
+/// Returns the seeds of a row's codebooks; empty if they are unknown or there are none. A random codebook has a seed of its own, too; older runs drew it as fit
+/// seed 0 does.
 fn codebook_seeds(record: &Record) -> String {
+    let fits = numbers(&record.fit_seeds);
     if !record.is_drawn() {
-        return numbers(&record.fit_seeds);
+        return fits;
     }
-    let fields = serde_json::from_str::<Value>(&record.fields);
-    fields.map_or_else(
-        |_| String::new(),
-        |fields| fields["seed"].as_u64().unwrap_or(0).to_string(),
-    )
+    let Ok(fields) = serde_json::from_str::<Value>(&record.fields) else {
+        return String::new();
+    };
+    let fits = if fits.is_empty() { "0".into() } else { fits };
+    match fields["seed"].as_u64().unwrap_or(0) {
+        0 => fits,
+        seed => format!("{fits} of `seed: {seed}`"),
+    }
 }

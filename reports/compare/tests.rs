@@ -381,24 +381,30 @@ fn fitted(seeds: &str, tcas: f64, lp: f64) -> Side {
     side(vec![record], Some(0.0001))
 }
 
-/// Its errors leave out how much another random codebook would move the metrics.
+/// Older runs have no fit seeds of a random codebook: it was drawn as fit seed 0 draws it.
 #[test]
 fn other_seeds_of_a_random_codebook_are_named_and_never_worse() {
-    let drawn = |seed: &str, tcas| {
-        let mut side = fitted("", tcas, 60.0);
+    let drawn = |fits: &str, seed: &str, tcas| {
+        let mut side = fitted(fits, tcas, 60.0);
         side.records[0].kind = "random-projection".into();
         side.records[0].fields = format!("{{\"codebook_size\": 8{seed}}}");
         side
     };
     let found = |old: &Side, new: &Side| regression(old, new, &Gate::default());
-    let other = found(&drawn("", 0.7), &drawn(", \"seed\": 4", 0.71));
-    assert_eq!(
-        other.differing,
-        ["K: seeds of the random codebook were 0, are 4"]
-    );
-    assert_eq!(of(&other, "tcas").verdict, Verdict::OtherFit);
-    let same = found(&drawn("", 0.7), &drawn(", \"seed\": 0", 0.71));
-    assert_eq!(of(&same, "tcas").verdict, Verdict::Worse);
+    let old = drawn("", "", 0.7);
+    for (fits, seed, named) in [
+        ("0", ", \"seed\": 4", "0 of `seed: 4`"),
+        ("", ", \"seed\": 4", "0 of `seed: 4`"),
+        ("0 1 2", "", "0 1 2"),
+    ] {
+        let other = found(&old, &drawn(fits, seed, 0.71));
+        let expected = format!("K: fit seeds were 0, are {named}");
+        assert_eq!(other.differing, [expected]);
+        assert_eq!(of(&other, "tcas").verdict, Verdict::OtherFit);
+    }
+    for same in [drawn("", ", \"seed\": 0", 0.71), drawn("0", "", 0.71)] {
+        assert_eq!(of(&found(&old, &same), "tcas").verdict, Verdict::Worse);
+    }
 }
 
 #[test]

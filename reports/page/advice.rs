@@ -249,11 +249,9 @@ struct Scored<'a> {
 }
 
 impl Scored<'_> {
-    /// Returns the distance if its error covers everything that may vary: a codebook that was fitted or drawn once has none over codebooks.
+    /// Returns the distance if its error covers everything that may vary: a codebook that was fitted once has none over codebooks.
     fn whole(&self) -> Option<&Excess> {
-        self.error
-            .as_ref()
-            .filter(|_| !self.record.has_one_codebook())
+        self.error.as_ref().filter(|_| self.record.fits() != 1)
     }
 }
 
@@ -307,7 +305,7 @@ fn rivals(best: &Scored<'_>, others: &[Scored<'_>]) -> String {
     };
     let Some(own) = best.whole() else {
         let why = match best.error {
-            Some(_) => "its codebook was fitted or drawn once (`fit_seeds`)",
+            Some(_) => "its codebook was fitted once (`fit_seeds`)",
             None => "its error is unknown (`metrics.csv`)",
         };
         return format!(
@@ -330,7 +328,7 @@ fn rivals(best: &Scored<'_>, others: &[Scored<'_>]) -> String {
     };
     if !not.is_empty() {
         text.push_str(&format!(
-            " Not compared, because the codebook was fitted or drawn once (`fit_seeds`) or the error is unknown: {}.",
+            " Not compared, because the codebook was fitted once (`fit_seeds`) or the error is unknown: {}.",
             list(not)
         ));
     }

@@ -201,8 +201,10 @@ fn fits(rows: &[Row<'_>]) -> Vec<String> {
     let settings = Settings::of(rows);
     let mut groups: Vec<(&Record, Vec<String>)> = Vec::new();
     for row in rows.iter().filter(fitted) {
-        let same =
-            |(first, _): &&mut (&Record, Vec<String>)| first.fit_seeds == row.first().fit_seeds;
+        let same = |(first, _): &&mut (&Record, Vec<String>)| {
+            let [fits, own] = [first, row.first()].map(Record::fits);
+            fits == own && (fits == 1 || first.fit_seeds == row.first().fit_seeds)
+        };
         match groups.iter_mut().find(same) {
             Some((_, names)) => names.push(settings.label(row)),
             None => groups.push((row.first(), vec![settings.label(row)])),
@@ -222,16 +224,5 @@ fn fits(rows: &[Row<'_>]) -> Vec<String> {
             ),
         }
     };
-    let drawn = rows
-        .iter()
-        .filter(|row| row.first().is_drawn() && row.first().tcas.is_some());
-    let drawn: Vec<String> = drawn.map(|row| settings.label(row)).collect();
-    let drawn = (!drawn.is_empty()).then(|| {
-        let names = drawn.join("; ");
-        format!(
-            "Codebooks drawn once, so that errors of their metrics leave out how much another draw would move them (rows with another `seed` \
-             show it): {names}."
-        )
-    });
-    groups.into_iter().map(note).chain(drawn).collect()
+    groups.into_iter().map(note).collect()
 }

@@ -138,9 +138,9 @@ pub fn notes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     all.extend(at_chance(cx));
     all.extend([
         few(),
-        remark("Codebook fitted or drawn once", |row| {
+        remark("Codebook fitted once", |row| {
             let first = row.first();
-            (first.tcas.is_some() && first.has_one_codebook()).then(String::new)
+            (first.tcas.is_some() && first.fits() == 1).then(String::new)
         }),
         unconverged(),
         of_checkpoints(),

@@ -162,7 +162,7 @@ fn the_csv_says_of_a_row_what_footnotes_say() {
         [
             "Another recipe than most rows (cd); Pretraining has not lowered its loss; pretrain.epochs = 4",
             "Means over fewer seeds (LP over 1 of 2 seeds)",
-            "Codebook fitted or drawn once; Built with labels; loss is NaN",
+            "Codebook fitted once; Built with labels; loss is NaN",
         ]
     );
     // A row of another run that has the same name.
