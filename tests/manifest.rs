@@ -117,7 +117,17 @@ fn a_graph_that_does_not_match_its_manifest_is_refused() {
         (
             "grid: [8, 8]",
             "grid: many",
-            ["grid", "invalid type", "vq.yaml"],
+            ["grid: found the text \"many\"", "expected a list", "vq.yaml"],
+        ),
+        (
+            "codebook_size: 256",
+            "codebook_size: -256",
+            ["codebook_size: found -256", "expected", "vq.yaml"],
+        ),
+        (
+            "side: 32",
+            "side: 32.5",
+            ["input.side: found 32.5", "expected", "vq.yaml"],
         ),
         (
             "kind: onnx-ids",

@@ -16,7 +16,7 @@ use super::input::Scale;
 use super::plain;
 use crate::config::Config;
 use crate::contract::MOST_CODES;
-use crate::{Error, Result};
+use crate::{Error, Result, schema};
 
 /// Limit of a manifest in bytes, because nested lists need quadratic time. The exporters write less than a thousand.
 const BYTES: u64 = 1 << 14;
@@ -254,6 +254,9 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
     // YAML reads a digest of digits only, or of digits and an `e`, as a number.
     let AsText { sha256 } = serde_yaml::from_str(text).map_err(wrong)?;
     value["sha256"] = json!(sha256);
+    let own = json!(schemars::schema_for!(Manifest));
+    schema::check(&own, &value)
+        .map_err(|(field, wrong)| format!("{field}: {wrong}; correct the manifest"))?;
     let manifest: Result<Manifest, _> = serde_path_to_error::deserialize(value);
     let manifest = manifest.map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
     if let Some(codes) = manifest
