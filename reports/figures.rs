@@ -158,7 +158,7 @@ fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
 }
 
 /// Returns whether [`figures`] names one of its figures so.
-pub fn is_drawn(name: &str) -> bool {
+pub fn is_figure(name: &str) -> bool {
     let of = |e: &Evaluation| {
         let mut what = metrics(e).chain(["predictors", "classes"]);
         what.any(|what| name == of_evaluation(what, e)) || name == of_stage(e.stage)

@@ -117,7 +117,11 @@ fn a_graph_that_does_not_match_its_manifest_is_refused() {
         (
             "grid: [8, 8]",
             "grid: many",
-            ["grid: found the text \"many\"", "expected a list", "vq.yaml"],
+            [
+                "grid: found the text \"many\"",
+                "expected a list",
+                "vq.yaml",
+            ],
         ),
         (
             "codebook_size: 256",

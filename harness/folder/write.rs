@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tessera_models::files;
 use tessera_reports::figure::Figure;
-use tessera_reports::figures::{figures, is_drawn};
+use tessera_reports::figures::{figures, is_figure};
 use tessera_reports::page;
 use tessera_reports::tensorboard::{Scalar, events};
 use tessera_reports::{
@@ -318,7 +318,7 @@ fn remove_figures(folder: &Path) -> anyhow::Result<()> {
         let path = entry.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let end = path.extension().unwrap_or_default();
-        if (is_drawn(&stem) && (end == "svg" || end == "png")) || path.ends_with(PREDICTORS) {
+        if (is_figure(&stem) && (end == "svg" || end == "png")) || path.ends_with(PREDICTORS) {
             remove(&path)?;
         }
     }

@@ -25,19 +25,27 @@ fn points(count: usize) -> (Frozen, Vec<u32>) {
     )
 }
 
+/// Returns a recipe of `epochs` and `batch` with one rate, no warm-up and no weight decay.
+fn config((epochs, batch): (usize, usize), rate: f64, lars: bool) -> ProbeConfig {
+    ProbeConfig {
+        epochs,
+        batch,
+        rates: vec![rate],
+        warmup_epochs: 0.0,
+        weight_decay: 0.0,
+        lars,
+        seed: 0,
+    }
+}
+
 #[test]
 fn separable_points_are_separated_by_both_optimisers() {
     let (frozen, labels) = points(90);
     let cx = RunContext::default();
     for (lars, lr) in [(true, 5.0), (false, 0.05)] {
         let config = ProbeConfig {
-            epochs: 30,
-            batch: 30,
-            rates: vec![lr],
             warmup_epochs: 3.0,
-            weight_decay: 0.0,
-            lars,
-            seed: 0,
+            ..config((30, 30), lr, lars)
         };
         let val = Labelled {
             features: &frozen.cls,
@@ -104,13 +112,8 @@ fn ten_steps_of_lars(compute: &Compute) {
     set_by_formula(&head.params, 0.1);
     head.params.set("head.1.bias", vec![0.0; 5]).unwrap();
     let config = ProbeConfig {
-        epochs: 10,
-        batch: 40,
-        rates: vec![5.0],
         warmup_epochs: 2.0,
-        weight_decay: 0.0,
-        lars: true,
-        seed: 0,
+        ..config((10, 40), 5.0, true)
     };
     let labels: Vec<u32> = (0..40).map(|i| i % 5).collect();
     let val: Vec<f32> = (0..8).flat_map(|i| formula(300_000 + i, 16, 1.0)).collect();
@@ -170,15 +173,7 @@ impl ProbeData for Spoilt<'_> {
 #[test]
 fn steps_that_are_not_finite_change_nothing_and_five_end_the_probe() {
     let (frozen, labels) = points(90);
-    let config = ProbeConfig {
-        epochs: 4,
-        batch: 30,
-        rates: vec![0.05],
-        warmup_epochs: 0.0,
-        weight_decay: 0.0,
-        lars: false,
-        seed: 0,
-    };
+    let config = config((4, 30), 0.05, false);
     let val = Labelled {
         features: &frozen.cls,
         labels: &labels,
@@ -218,13 +213,10 @@ fn an_interrupted_probe_resumes_to_the_same_bytes() {
         for compute in [Compute::default(), Compute::default().composed()] {
             for rates in [&[0.05][..], &[0.5, 0.05]] {
                 let config = ProbeConfig {
-                    epochs: 4,
-                    batch: 25,
-                    rates: rates.to_vec(),
                     warmup_epochs: 1.0,
                     weight_decay: 0.01,
-                    lars,
-                    seed: 0,
+                    rates: rates.to_vec(),
+                    ..config((4, 25), 0.0, lars)
                 };
                 resumes(&config, &compute);
             }
@@ -309,15 +301,7 @@ impl ProbeData for Ending<'_> {
 #[test]
 fn a_batch_of_one_image_is_refused() {
     let (frozen, labels) = points(1);
-    let config = ProbeConfig {
-        epochs: 1,
-        batch: 8,
-        rates: vec![0.1],
-        warmup_epochs: 0.0,
-        weight_decay: 0.0,
-        lars: true,
-        seed: 0,
-    };
+    let config = config((1, 8), 0.1, true);
     let val = Labelled {
         features: &frozen.cls,
         labels: &labels,
