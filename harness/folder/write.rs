@@ -314,8 +314,13 @@ fn exists(path: &Path) -> bool {
 
 /// Removes the figures of an earlier report, and leaves other files.
 fn remove_figures(folder: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
+    let named = || folder.display().to_string();
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(named)?,
+    };
+    for entry in entries {
+        let path = entry.with_context(named)?.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let end = path.extension().unwrap_or_default();
         if (is_figure(&stem) && (end == "svg" || end == "png")) || path.ends_with(PREDICTORS) {

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use super::common::{Bench, error, skipped};
 use super::{Numbers, Trial, must_not_panic, of_two_rows, whole};
 
-/// Every kind of call of `shim.c` but `look`.
+/// Every kind of call of `shim.c` that does more than look.
 const ALL: &str = "open,write,fsync,rename,mkdir,unlink,read";
 
 /// The library, or nothing where there is no C compiler.
@@ -27,7 +27,7 @@ pub fn shim(folder: &Path) -> Option<PathBuf> {
     }
 }
 
-struct Faults {
+pub struct Faults {
     trial: Trial,
     shim: PathBuf,
 }
@@ -37,7 +37,7 @@ impl Faults {
         Self::of(Trial::new())
     }
 
-    fn of(trial: Trial) -> Option<Self> {
+    pub fn of(trial: Trial) -> Option<Self> {
         let shim = shim(trial.bench.dir.path())?;
         Some(Self { trial, shim })
     }
@@ -102,7 +102,7 @@ impl Faults {
     }
 
     /// `how` at calls spread over the run, `quick` of them; all of them in the whole form.
-    fn each(&self, how: &str, calls: &str, quick: u64) -> Vec<Output> {
+    pub fn each(&self, how: &str, calls: &str, quick: u64) -> Vec<Output> {
         let count = self.count(calls);
         let step = if whole() { 1 } else { (count / quick).max(1) };
         let at = (1..=count).step_by(step as usize);

@@ -8,6 +8,7 @@ mod calls;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
+mod datasets;
 #[cfg(feature = "hub")]
 mod fetch;
 mod inject;

@@ -2,7 +2,7 @@
  *
  *   FAULT=HOW:CALLS:N   HOW: kill, enospc, eio, eintr, estale, short; with + behind it every call from the Nth on.
  *                       CALLS: of open (that makes a file), write, fsync, rename, mkdir, unlink, read, look (asks for the state of a
- *                       file, opens one that exists, or lists a folder), joined by commas.
+ *                       file, opens one that exists, or opens a folder), list (the next entry of a folder), joined by commas.
  *   FAULT_COUNT=FILE    gets the number of such calls when the process ends.
  *   FAULT_BLIND=1       locks do not see each other, as on some network file systems.
  *
@@ -25,8 +25,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static const char *const NAMES[] = {"open", "write", "fsync", "rename", "mkdir", "unlink", "read", "look"};
-enum { OPEN, WRITE, FSYNC, RENAME, MKDIR, UNLINK, READ, LOOK, KINDS };
+static const char *const NAMES[] = {"open", "write", "fsync", "rename", "mkdir", "unlink", "read", "look", "list"};
+enum { OPEN, WRITE, FSYNC, RENAME, MKDIR, UNLINK, READ, LOOK, LIST, KINDS };
 static int wanted[KINDS], every, killing, shortening, code;
 static long nth;
 static atomic_long calls;
@@ -104,6 +104,8 @@ int open64(const char *path, int flags, ...) {
 }
 
 DIR *opendir(const char *path) { return !shortening && is_hit(LOOK) ? NULL : REAL(opendir)(path); }
+
+struct dirent64 *readdir64(DIR *dir) { return !shortening && is_hit(LIST) ? NULL : REAL(readdir64)(dir); }
 
 int statx(int dir, const char *path, int flags, unsigned mask, struct statx *about) {
     CALL(LOOK, statx, dir, path, flags, mask, about);
