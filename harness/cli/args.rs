@@ -415,6 +415,6 @@ pub enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Read every file and compare it with its digest; exit status 1 if one is damaged
+    /// Read every file of finished stages, and resume state, and compare it with its digest; exit status 1 if one is damaged or unreadable
     Verify,
 }

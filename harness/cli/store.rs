@@ -77,6 +77,12 @@ fn gc(root: &Path, keep_days: f64, dry_run: bool) -> Result<(), Failure> {
 }
 
 fn verify(root: &Path) -> Result<(), Failure> {
+    if !root.exists() {
+        return Err(Failure::Wrong(format!(
+            "{}: no such folder, expected a store; check --store and TESSERA_STORE",
+            root.display()
+        )));
+    }
     let mut unsaid = Ok(());
     let verified = store::verify(root, |line| {
         if unsaid.is_ok() {
@@ -84,16 +90,21 @@ fn verify(root: &Path) -> Result<(), Failure> {
         }
     })?;
     unsaid?;
-    let old = match verified.old {
+    let if_any = |count: usize, what: &str| match count {
         0 => String::new(),
-        old => format!(", {old} of an earlier version without digests"),
+        count => format!(", {count} {what}"),
     };
-    let (whole, bytes, damaged) = (verified.whole, size(verified.bytes), verified.damaged);
     put!(
-        "{whole} whole entries, {bytes}{old}, {damaged} damaged, in {}",
-        named(root)
+        "{} whole entries, {}{}{}{}, {} damaged, in {}",
+        verified.whole,
+        size(verified.bytes),
+        if_any(verified.states, "with whole resume state"),
+        if_any(verified.old, "of an earlier version without digests"),
+        if_any(verified.unread, "that could not be read"),
+        verified.damaged,
+        root.display()
     )?;
-    match damaged {
+    match verified.damaged + verified.unread {
         0 => Ok(()),
         _ => Err(Failure::Failed),
     }

@@ -35,8 +35,9 @@ impl RunFolder {
         };
         fs::create_dir_all(out).with_context(remedy)?;
         let entries = fs::read_dir(out).with_context(remedy)?;
-        let mut names = entries.flatten().map(|entry| entry.file_name());
-        let foreign = names.find(|name| {
+        let names = entries.map(|entry| Ok(entry.with_context(remedy)?.file_name()));
+        let names = names.collect::<anyhow::Result<Vec<_>>>()?;
+        let foreign = names.into_iter().find(|name| {
             let name = name.to_string_lossy();
             // Versions before 0.2 wrote `results.csv.tmp-123`.
             let name = name.split(".tmp-").next().unwrap_or_default();

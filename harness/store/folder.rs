@@ -177,39 +177,20 @@ impl Folder {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves resume state with a wrong digest away; `of` says whose it is. Returns the message, if so. The caller holds the key's lock.
-    pub fn check_state(&self, state: &Path, of: &str) -> Result<Option<String>, StoreError> {
+    /// Moves resume state with a wrong digest away; `of` says whose it is. The caller holds the key's lock.
+    pub fn check_state(&self, state: &Path, of: &str) -> Result<(), StoreError> {
         sweep(state);
-        let names = match record::files(state) {
-            Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(at(state)(error)),
+        let Some(damage) = damage_of_state(state)? else {
+            return Ok(());
         };
-        // A temporary file of another process is no state yet.
-        let is_state = |path: &&PathBuf| files::Owner::of(&file_name(path)).is_none();
-        for path in names.iter().filter(is_state) {
-            let Err(error) = files::check_sealed(path) else {
-                continue;
-            };
-            let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
-            // Another process has finished the stage.
-            if error.kind() == io::ErrorKind::NotFound {
-                continue;
-            }
-            if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
-                return Err(at(path)(error));
-            }
-            let moved = match self.move_away(state)? {
-                Some(to) => format!("moved to {}", to.display()),
-                None => "another process has moved it".to_owned(),
-            };
-            let path = path.display();
-            let message =
-                format!("resume state of {of}: {path}: {error}; {moved}; the stage restarts");
-            self.tell(&message);
-            return Ok(Some(message));
-        }
-        Ok(None)
+        let moved = match self.move_away(state)? {
+            Some(to) => format!("moved to {}", to.display()),
+            None => "another process has moved it".to_owned(),
+        };
+        self.tell(&format!(
+            "resume state of {of}: {damage}; {moved}; the stage restarts"
+        ));
+        Ok(())
     }
 
     /// Moves a folder into `.damaged` and returns its new path; `None` if another process has moved it.
@@ -237,4 +218,33 @@ impl Folder {
         let path = self.locks.join(format!("{stage}-{key}"));
         Lock::attempt(&path).map_err(at(&path))
     }
+}
+
+/// Returns the first file of resume state with a wrong digest, and what is wrong.
+///
+/// # Errors
+/// When a file cannot be read for another reason than damage.
+pub(super) fn damage_of_state(state: &Path) -> Result<Option<String>, StoreError> {
+    let names = match record::files(state) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at(state)(error)),
+    };
+    // A temporary file of another process is no state yet.
+    let is_state = |path: &&PathBuf| files::Owner::of(&file_name(path)).is_none();
+    for path in names.iter().filter(is_state) {
+        let Err(error) = files::check_sealed(path) else {
+            continue;
+        };
+        let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+        // Another process has finished the stage.
+        if error.kind() == io::ErrorKind::NotFound {
+            continue;
+        }
+        if !damaged.contains(&error.kind()) && error.raw_os_error() != Some(libc::EIO) {
+            return Err(at(path)(error));
+        }
+        return Ok(Some(format!("{}: {error}", path.display())));
+    }
+    Ok(None)
 }

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tessera_models::files::Owner;
+use tessera_models::files::{self, Owner};
 
+use super::error::{StoreError, at};
 use super::record;
 
 /// A temporary file of another machine counts as that of a dead process after this time without a change.
@@ -41,8 +42,22 @@ pub fn is_alive(pid: u32) -> bool {
 
 /// The entries of a folder; none if it cannot be read.
 pub(super) fn dirs_or_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
+    listed(folder).unwrap_or_default()
+}
+
+/// The entries of a folder, sorted; none if there is no such folder.
+///
+/// # Errors
+/// When it cannot be read to its end.
+pub(super) fn listed(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if files::says_absent(&error) => return Ok(Vec::new()),
+        entries => entries.map_err(at(folder))?,
+    };
+    let paths = entries.map(|entry| Ok(entry.map_err(at(folder))?.path()));
+    let mut paths: Vec<PathBuf> = paths.collect::<Result<_, StoreError>>()?;
+    paths.sort_unstable();
+    Ok(paths)
 }
 
 /// Time since the last change of a file, or of a folder or of a file in it.

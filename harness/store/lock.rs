@@ -47,7 +47,11 @@ impl Lock {
             };
             match file.try_lock() {
                 // Its last holder has removed it: another process may hold a new one.
-                Ok(()) if !is_at(&file, path) => std::thread::sleep(PAUSE),
+                Ok(()) if !is_at(&file, path) => {
+                    // Others must not find the removed file locked meanwhile.
+                    drop(file);
+                    std::thread::sleep(PAUSE);
+                }
                 Ok(()) => return Ok(Attempt::Taken(Self::held(Some(file), path))),
                 Err(TryLockError::WouldBlock) => return Ok(Attempt::Busy),
                 Err(TryLockError::Error(_)) => break,

@@ -9,8 +9,8 @@ use serde_json::Value;
 use tessera_models::files;
 
 use super::error::{StoreError, at, make_dir};
-use super::left::{age, dirs_or_files, file_name, is_left, sweep};
-use super::lock::{Attempt, Lock};
+use super::left::{age, dirs_or_files, file_name, is_left, listed, sweep};
+use super::lock::{Attempt, Lock, is_stale};
 use super::record::{self, Found};
 use super::{failed, used};
 
@@ -55,7 +55,7 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, StoreError> {
             ),
             // Another process has just removed it.
             Ok(Found::Absent) => continue,
-            Err(error) => (None, format!("unreadable: {error}")),
+            Err(error) => (None, format!("{UNREADABLE}: {error}")),
         };
         found.push(Listed {
             stage,
@@ -142,15 +142,22 @@ fn keys(stage: &Path) -> Result<Vec<PathBuf>, StoreError> {
 
 /// Whether a folder has a file of an entry: others have folders with names of digests, too.
 fn has_record(dir: &Path) -> bool {
-    let files = [record::RECORD, record::PROVENANCE];
-    let exists = |file| fs::symlink_metadata(dir.join(file)).is_ok();
-    files.iter().any(exists)
+    let names = [record::RECORD, record::PROVENANCE];
+    // A file that cannot be looked at exists.
+    let is_there = |name| match fs::symlink_metadata(dir.join(name)) {
+        Ok(_) => true,
+        Err(error) => !files::says_absent(&error) && !is_stale(&error),
+    };
+    names.into_iter().any(is_there)
 }
 
 /// Whether a folder may be called so by a [`Provenance`](super::Provenance).
 fn is_key(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
+
+/// How the fault of an entry begins whose files cannot be read.
+const UNREADABLE: &str = "unreadable";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -175,13 +182,15 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
                 return Ok(());
             }
             let size = bytes(&dir);
-            if dry_run || remove_at_once(root, &dir, || is_used(root, &dir))? {
+            if dry_run || remove_at_once(root, &dir, || is_used(root, &dir).unwrap_or(true))? {
                 removed.push((dir, size));
             }
             Ok(())
         };
     for entry in list(root)?.into_iter().filter(|e| e.age > keep) {
-        if !is_used(root, &entry.dir) {
+        // Another user's, perhaps.
+        let is_unreadable = entry.fault.starts_with(UNREADABLE);
+        if !is_unreadable && !is_used(root, &entry.dir)? {
             let lock = format!("{}-{}", entry.stage, entry.key);
             remove(entry.dir, keep, Some(lock))?;
         }
@@ -234,9 +243,9 @@ fn attempt(root: &Path, name: &str) -> Result<Option<Lock>, StoreError> {
 }
 
 /// Whether `dir` is an entry that a live process uses.
-fn is_used(root: &Path, dir: &Path) -> bool {
+fn is_used(root: &Path, dir: &Path) -> Result<bool, StoreError> {
     let name = dir.strip_prefix(root).unwrap_or(dir);
-    used::all(root).contains(&*name.to_string_lossy())
+    Ok(used::all(root)?.contains(&*name.to_string_lossy()))
 }
 
 /// Renames the folder before it removes it, so that nobody finds a part of it. Returns false if it was gone or is used.
@@ -277,17 +286,18 @@ pub fn free_bytes(here: &Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// The folders in a folder, sorted, also through links; none if there is no such folder.
 fn sorted_dirs(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    if !path.exists() {
-        return Ok(Vec::new());
+    let mut dirs = Vec::new();
+    for path in listed(path)? {
+        match fs::metadata(&path) {
+            Ok(about) if about.is_dir() => dirs.push(path),
+            Ok(_) => {}
+            // Another process has just removed it, or a link leads nowhere.
+            Err(error) if files::says_absent(&error) || is_stale(&error) => {}
+            Err(error) => return Err(at(&path)(error)),
+        }
     }
-    let entries = fs::read_dir(path).map_err(at(path))?;
-    let mut dirs: Vec<PathBuf> = entries
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.is_dir())
-        .collect();
-    dirs.sort();
     Ok(dirs)
 }
 

@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 
 use tessera_models::files;
 
-use super::left::{dirs_or_files, is_left};
+use super::error::{StoreError, at};
+use super::left::{is_left, listed};
+use super::lock::is_stale;
 
 /// The list of this process, created with its first entry. Best effort: a run computes an entry again if it was removed.
 pub(super) struct Used {
@@ -52,13 +54,23 @@ impl Drop for Used {
 }
 
 /// Every entry that a live process uses: "stage/key".
-pub(super) fn all(root: &Path) -> BTreeSet<String> {
-    let lists = dirs_or_files(&folder(root)).into_iter();
-    let live = lists.filter(|list| !is_left(list));
-    let texts = live.filter_map(|list| files::read_to_string(&list).ok());
-    texts
-        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
-        .collect()
+///
+/// # Errors
+/// When a list cannot be read: an entry that is in it must not be removed.
+pub(super) fn all(root: &Path) -> Result<BTreeSet<String>, StoreError> {
+    let mut all = BTreeSet::new();
+    for list in listed(&folder(root))? {
+        if is_left(&list) {
+            continue;
+        }
+        match files::read_to_string(&list) {
+            Ok(text) => all.extend(text.lines().map(str::to_owned)),
+            // Its process has ended.
+            Err(error) if files::says_absent(&error) || is_stale(&error) => {}
+            Err(error) => return Err(at(&list)(error)),
+        }
+    }
+    Ok(all)
 }
 
 pub(super) fn folder(root: &Path) -> PathBuf {
@@ -79,6 +91,6 @@ mod tests {
         fs::remove_file(&root).unwrap();
         used.note("fit", "2");
         let expected = ["fit/1", "fit/2"].map(String::from);
-        assert_eq!(all(&root), BTreeSet::from(expected));
+        assert_eq!(all(&root).unwrap(), BTreeSet::from(expected));
     }
 }

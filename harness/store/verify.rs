@@ -1,13 +1,13 @@
-//! `bench store verify`: reads every byte of a store.
+//! `bench store verify`: reads every file of finished stages, and resume state.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::error::{StoreError, at};
-use super::folder::Folder;
-use super::lock::Attempt;
-use super::record::{self, Difference, Found};
+use super::error::StoreError;
+use super::folder::{Folder, damage_of_state};
+use super::lock::{Attempt, is_stale};
+use super::record::{self, Found};
 use super::upkeep::{Place, entries, states};
 
 /// What [`verify`] has read.
@@ -17,47 +17,98 @@ pub struct Verified {
     pub whole: usize,
     /// Bytes of their files.
     pub bytes: u64,
+    /// Stages with whole resume state.
+    pub states: usize,
     /// Entries of a version without digests, which cannot be verified.
     pub old: usize,
-    /// Damaged entries and damaged resume state.
+    /// Damaged entries, and stages with damaged resume state.
     pub damaged: usize,
+    /// Entries and resume state that could not be read.
+    pub unread: usize,
 }
 
 /// Compares every file of every finished entry, and all resume state, with its digest, and moves what is damaged into `.damaged`. A run verifies only
-/// what it reads. `tell` gets a line for each that is damaged. An entry that cannot be moved, as in a read-only store, is told and stays.
+/// what it reads. `tell` gets a line for each that is damaged or cannot be read. What cannot be moved, as in a read-only store, stays.
 ///
 /// # Errors
-/// When the store cannot be read, or the folder is no store.
+/// When the store cannot be listed, or the folder is no store.
 pub fn verify(root: &Path, mut tell: impl FnMut(&str)) -> Result<Verified, StoreError> {
     let folder = Folder::new(root);
     let mut verified = Verified::default();
     for entry in entries(root)? {
-        match read(&entry).map_err(at(&entry.dir))? {
-            Found::Absent => {}
-            Found::Old => verified.old += 1,
-            Found::Whole(record) => {
+        match end_of(&folder, &entry) {
+            End::Absent => {}
+            End::Old => verified.old += 1,
+            End::Whole(bytes) => {
                 verified.whole += 1;
-                verified.bytes += record.bytes();
+                verified.bytes += bytes;
             }
-            Found::Damaged(difference) => {
-                if let Some(line) = moved(&folder, &entry, &difference) {
-                    tell(&line);
-                    verified.damaged += 1;
-                }
+            End::Damaged(line) => {
+                tell(&line);
+                verified.damaged += 1;
+            }
+            End::Unread(line) => {
+                tell(&line);
+                verified.unread += 1;
             }
         }
     }
     for state in states(root)? {
-        // A process that computes the stage has read it, and replaces it.
-        if let Attempt::Taken(_lock) = folder.attempt(&state.stage, &state.key)? {
-            let of = format!("{} {:.12}", state.stage, state.key);
-            if let Some(line) = folder.check_state(&state.dir, &of)? {
-                tell(&line);
+        // A process that computes the stage replaces whole files, so no lock is needed to read them.
+        match damage_of_state(&state.dir) {
+            Ok(None) => verified.states += 1,
+            Ok(Some(damage)) => {
+                let is_damaged = || !matches!(damage_of_state(&state.dir), Ok(None));
+                let end = moved(&folder, &state, is_damaged);
+                let (stage, key) = (&state.stage, &state.key);
+                tell(&format!(
+                    "resume state of {stage} {key:.12}: {damage}; {end}"
+                ));
                 verified.damaged += 1;
+            }
+            Err(error) => {
+                tell(&error.to_string());
+                verified.unread += 1;
             }
         }
     }
     Ok(verified)
+}
+
+/// What became of an entry.
+enum End {
+    /// Removed by another process.
+    Absent,
+    Old,
+    /// Bytes of its files.
+    Whole(u64),
+    Damaged(String),
+    Unread(String),
+}
+
+fn end_of(folder: &Folder, entry: &Place) -> End {
+    match read(entry) {
+        Ok(Found::Absent) => End::Absent,
+        Ok(Found::Old) => End::Old,
+        Ok(Found::Whole(record)) => End::Whole(record.bytes()),
+        Ok(Found::Damaged(difference)) => {
+            let is_damaged = || matches!(read(entry), Ok(Found::Damaged(_)) | Err(_));
+            let end = moved(folder, entry, is_damaged);
+            let path = entry.dir.join(&difference.file);
+            End::Damaged(format!(
+                "{} is damaged (found {}, expected {}); {end}",
+                path.display(),
+                difference.found,
+                difference.expected
+            ))
+        }
+        Err(error) => {
+            let path = entry.dir.display();
+            End::Unread(format!(
+                "{path}: {error}; it is not verified: make it readable"
+            ))
+        }
+    }
 }
 
 /// As [`record::inspect`], but reads every file.
@@ -67,41 +118,39 @@ fn read(Place { stage, key, dir }: &Place) -> io::Result<Found> {
         return Ok(found);
     };
     for name in record.names() {
-        if let Err(difference) = record.check(dir, name)? {
+        match record.check(dir, name) {
+            Ok(Ok(())) => {}
+            Err(error) if is_stale(&error) => return Ok(Found::Absent),
+            Err(error) => return Err(error),
             // Another process may have removed it since.
-            return Ok(match fs::symlink_metadata(dir) {
-                Ok(_) => Found::Damaged(difference),
-                Err(_) => Found::Absent,
-            });
+            Ok(Err(difference)) => {
+                return Ok(match fs::symlink_metadata(dir) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Absent,
+                    _ => Found::Damaged(difference),
+                });
+            }
         }
     }
     Ok(found)
 }
 
-/// Moves a damaged entry away and says it; `None` if it is whole or gone by now.
-fn moved(folder: &Folder, entry: &Place, difference: &Difference) -> Option<String> {
-    let end = match folder.attempt(&entry.stage, &entry.key) {
-        Ok(Attempt::Busy) => "another process is computing it again".to_owned(),
+/// Moves a damaged entry or damaged resume state away if it still `is_damaged` under its lock, and says where it is.
+fn moved(folder: &Folder, place: &Place, is_damaged: impl Fn() -> bool) -> String {
+    let again = "the next run that needs it computes it again";
+    match folder.attempt(&place.stage, &place.key) {
+        Ok(Attempt::Busy) => "another process has locked it, and it stays".to_owned(),
         Ok(Attempt::Taken(_lock)) => {
-            if !matches!(read(entry), Ok(Found::Damaged(_)) | Err(_)) {
-                return None;
+            if !is_damaged() {
+                return "read again, it is whole".to_owned();
             }
-            match folder.move_away(&entry.dir) {
-                Ok(None) => return None,
-                Ok(Some(to)) => format!(
-                    "its entry is moved to {}, and the next run that needs it computes it again",
-                    to.display()
-                ),
-                Err(error) => format!("its entry stays: {error}"),
+            match folder.move_away(&place.dir) {
+                Ok(None) => "another process has moved it".to_owned(),
+                Ok(Some(to)) => format!("moved to {}; {again}", to.display()),
+                Err(error) => format!("it stays: {error}"),
             }
         }
-        Err(error) => format!("its entry stays: {error}"),
-    };
-    let path = entry.dir.join(&difference.file);
-    let (path, found, expected) = (path.display(), &difference.found, &difference.expected);
-    Some(format!(
-        "{path} is damaged (found {found}, expected {expected}); {end}"
-    ))
+        Err(error) => format!("it stays: {error}"),
+    }
 }
 
 #[cfg(test)]
@@ -161,13 +210,37 @@ mod tests {
         let state = dir.path().join(".state/pretrain").join(key);
         fs::create_dir_all(&state).unwrap();
         files::write_sealed(&state.join("state"), b"weights".to_vec()).unwrap();
-        assert_eq!(verified(dir.path()).0.damaged, 0);
+        let before = verified(dir.path()).0;
+        assert_eq!((before.damaged, before.states), (0, 1));
         let mut bytes = fs::read(state.join("state")).unwrap();
         bytes[2] ^= 1;
         fs::write(state.join("state"), bytes).unwrap();
         let (after, told) = verified(dir.path());
-        assert_eq!((after.whole, after.damaged), (1, 1));
+        assert_eq!((after.whole, after.damaged, after.states), (1, 1, 0));
         assert!(told[0].contains("resume state of pretrain"), "{told:?}");
+        assert!(told[0].contains(".damaged"), "{told:?}");
         assert!(!state.exists());
+    }
+
+    /// As in a store that this user may not write.
+    #[test]
+    fn what_cannot_be_moved_or_read_is_told_and_the_rest_is_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = kept(dir.path());
+        fs::write(&file, b"idt").unwrap();
+        let locks = dir.path().join(".locks");
+        let _ = fs::remove_dir_all(&locks);
+        fs::write(&locks, "a file, so no lock can be taken").unwrap();
+        let (found, told) = verified(dir.path());
+        assert_eq!((found.whole, found.damaged), (0, 1));
+        assert!(told[0].contains("it stays: "), "{told:?}");
+        assert!(file.exists());
+        // A name that is too long to be looked at.
+        let record = file.with_file_name(record::RECORD);
+        fs::remove_file(&record).unwrap();
+        std::os::unix::fs::symlink("x".repeat(300), &record).unwrap();
+        let (found, told) = verified(dir.path());
+        assert_eq!((found.damaged, found.unread), (0, 1), "{told:?}");
+        assert!(told[0].contains("is not verified"), "{told:?}");
     }
 }

@@ -157,8 +157,9 @@ impl Folder {
             let path = self.0.join(name);
             fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         }
-        for entry in fs::read_dir(&self.0)? {
-            let path = entry?.path();
+        let named = || self.0.display().to_string();
+        for entry in fs::read_dir(&self.0).with_context(named)? {
+            let path = entry.with_context(named)?.path();
             if path.extension().is_some_and(|end| end == "sbatch") {
                 remove(fs::remove_file(&path), &path)?;
             }

@@ -30,6 +30,8 @@ pub fn shim(folder: &Path) -> Option<PathBuf> {
 pub struct Faults {
     trial: Trial,
     shim: PathBuf,
+    /// Text in the path of each file whose calls count; empty for all files.
+    below: String,
 }
 
 impl Faults {
@@ -39,16 +41,30 @@ impl Faults {
 
     pub fn of(trial: Trial) -> Option<Self> {
         let shim = shim(trial.bench.dir.path())?;
-        Some(Self { trial, shim })
+        Some(Self {
+            trial,
+            shim,
+            below: String::new(),
+        })
+    }
+
+    /// Only calls on files whose path contains `text` count.
+    pub fn below(self, text: &str) -> Self {
+        let below = text.to_owned();
+        Self { below, ..self }
     }
 
     fn faulty(&self, fault: &str) -> Output {
         let mut command = self.trial.command("out", "store");
+        self.inject(&mut command, fault).output().unwrap()
+    }
+
+    fn inject<'a>(&self, command: &'a mut Command, fault: &str) -> &'a mut Command {
+        if !self.below.is_empty() {
+            command.env("FAULT_BELOW", &self.below);
+        }
         command.env("LD_PRELOAD", &self.shim).env("FAULT", fault);
-        command
-            .env("FAULT_COUNT", self.trial.bench.path("count"))
-            .output()
-            .unwrap()
+        command.env("FAULT_COUNT", self.trial.bench.path("count"))
     }
 
     fn forget(&self) {
@@ -68,7 +84,10 @@ impl Faults {
         assert!(output.status.success(), "{}", error(&output));
         let count = std::fs::read_to_string(self.trial.bench.path("count")).unwrap();
         let count = count.trim().parse().unwrap();
-        assert!(count > 20, "{calls}: only {count} calls");
+        assert!(
+            count > 20 || !self.below.is_empty(),
+            "{calls}: only {count} calls"
+        );
         count
     }
 
@@ -89,18 +108,12 @@ impl Faults {
     }
 
     /// `how` at calls spread over the run, `quick` of them; all of them in the whole form.
-    fn each(&self, how: &str, calls: &str, quick: u64) -> Vec<Output> {
+    pub fn each(&self, how: &str, calls: &str, quick: u64) -> Vec<Output> {
         let times = if whole() { u64::MAX } else { quick };
         self.spread((how, calls), times, &|| self.forget())
     }
 
-    /// As [`each`](Self::each), but 100 of them in the whole form: a run looks at a thousand files.
-    pub fn some(&self, how: &str, calls: &str, quick: u64) {
-        let times = if whole() { 100 } else { quick };
-        self.spread((how, calls), times, &|| self.forget());
-    }
-
-    /// As [`some`](Self::some), of a run whose stages are all in the store.
+    /// As [`each`](Self::each), of a run whose stages are all in the store. It looks at a thousand files: 100 of them in the whole form.
     fn some_of_finished(&self, how: &str, calls: &str, quick: u64) {
         let times = if whole() { 100 } else { quick };
         self.trial.must_end_well(("out", "store"), "nothing");
@@ -183,6 +196,31 @@ fn what_cannot_be_read_is_not_left_out() {
     };
     for calls in ["look", "read", "open"] {
         faults.some_of_finished("eio", calls, 5);
+    }
+}
+
+/// Entries that could not be listed were not verified, and nothing was said.
+#[test]
+fn verify_reads_everything_or_says_so() {
+    let Some(faults) = Faults::new() else { return };
+    let args = ["store", "--store", "store-whole", "verify"];
+    let verify = |fault: &str| {
+        let mut command = faults.trial.bench.command(&args);
+        faults.inject(&mut command, fault).output().unwrap()
+    };
+    let whole = verify("eio:look:999999999");
+    for calls in ["look", "list", "read"] {
+        verify(&format!("eio:{calls}:999999999"));
+        let count = std::fs::read_to_string(faults.trial.bench.path("count")).unwrap();
+        for nth in 1..=count.trim().parse::<u64>().unwrap() {
+            let fault = format!("eio:{calls}:{nth}");
+            let found = verify(&fault);
+            must_not_panic(&found, &fault);
+            let is_same = found.stdout == whole.stdout;
+            assert!(is_same || !found.status.success(), "{fault}: {found:?}");
+            let damaged = faults.trial.bench.path("store-whole/.damaged");
+            assert!(!damaged.exists(), "{fault}: nothing is damaged");
+        }
     }
 }
 
