@@ -213,8 +213,8 @@ fn shows_classifier(file: &Weights, prefix: &str) -> bool {
     file.names().iter().any(classifies)
 }
 
-/// Says what of the checkpoint `file` was taken, and the scale of the images that it gets: "c.pth, prefix `module.`, images scaled by imagenet, positions
-/// resampled from 14x14, without `head.weight` [10, 192]".
+/// Says what of the checkpoint `file` was taken, and the scale of the images that it gets: "c.pth, prefix `module.`, positions resampled from 14x14, without
+/// `head.weight` [10, 192], images scaled by imagenet".
 pub fn taken(
     (file, scale): (&str, &str),
     prefix: &str,
@@ -231,7 +231,7 @@ pub fn taken(
         heads => format!(", without {heads}"),
     };
     let positions = positions.unwrap_or_default();
-    format!("{file}, {prefix}, images scaled by {scale}{positions}{without}")
+    format!("{file}, {prefix}{positions}{without}, images scaled by {scale}")
 }
 
 /// Returns the preset in the metadata of a checkpoint of this program ([`VitConfig::metadata`]); `None` for any other checkpoint.

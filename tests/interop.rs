@@ -200,7 +200,7 @@ fn a_run_says_what_it_took_of_a_checkpoint() {
     ];
     let [encoder, features] = [("student.", "minus-one-one"), ("teacher.backbone.", "imagenet")]
         .map(|(prefix, scale)| {
-            format!("both.safetensors, prefix `{prefix}`, images scaled by {scale}, positions resampled from 7x7")
+            format!("both.safetensors, prefix `{prefix}`, positions resampled from 7x7, images scaled by {scale}")
         });
     // The second run finds everything in the store.
     for out in ["first", "second"] {

@@ -107,3 +107,20 @@ impl fmt::Display for Scale {
 
 /// Maximum images per call; all are in memory.
 pub const MOST_IMAGES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_is_shown_by_its_name_in_suites() {
+        for scale in [
+            Scale::Imagenet,
+            Scale::ZeroOne,
+            Scale::MinusOneOne,
+            Scale::Dvae,
+        ] {
+            assert_eq!(serde_json::json!(scale), scale.to_string());
+        }
+    }
+}

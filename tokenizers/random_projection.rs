@@ -111,16 +111,17 @@ impl TokenizerFactory for RandomProjectionFactory {
     }
 
     fn plan(&self, with: &Config, cx: &BuildContext<'_>) -> Result<Plan> {
-        let (fields, features) = Fields::parsed(with, cx)?;
-        let codebook_size = fields.codebook_size;
-        let values = (features.dim() + codebook_size) * fields.dim;
+        let (fields, _) = Fields::parsed(with, cx)?;
         Ok(Plan {
-            target: Some(TargetSpec::Ids { codebook_size }),
+            target: Some(TargetSpec::Ids {
+                codebook_size: fields.codebook_size,
+            }),
             looks_up: false,
+            // It reads no image.
             fit: Some(FitCost {
                 images: 0.0,
                 flops: 0.0,
-                memory: 4.0 * values as f64,
+                memory: 0.0,
             }),
         })
     }

@@ -152,7 +152,7 @@ pub trait TokenizerFactory: Send + Sync {
     fn needs(&self) -> Needs {
         Needs::Pixels
     }
-    /// Returns whether its tokenizers learn from the train split (`fit` and `load`) or not (`build`).
+    /// Returns whether its tokenizers learn from the train split, or are drawn by the fit seed (`fit` and `load`), or neither (`build`).
     fn learns(&self) -> bool {
         false
     }

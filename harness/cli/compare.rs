@@ -59,7 +59,7 @@ fn judge(found: &Regression) -> Result<(), Failure> {
     let other_fits = found.other_fits();
     if !other_fits.is_empty() {
         return Err(Failure::Wrong(format!(
-            "not comparable, because fit seeds differ: {}; run both with the same `fit_seeds`",
+            "not comparable, because seeds of codebooks differ: {}; run both with the same `fit_seeds`, and the same `seed` of random codebooks",
             other_fits.join(", ")
         )));
     }

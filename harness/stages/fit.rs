@@ -135,6 +135,8 @@ impl Stage for Fit<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let cost = rates.plan(self.row).and_then(|plan| plan.fit);
+        // A fit that only draws reads no image.
+        let cost = cost.filter(|cost| cost.images > 0.0);
         let (seconds, memory) = cost.map_or((0.0, 0.0), |cost| {
             let seconds = rates.decoding(cost.images) + cost.images * rates.tokenize(self.row);
             (seconds + cost.flops / rates.flops, cost.memory)

@@ -34,29 +34,32 @@ pub(super) fn differences(name: &str, old: &Record, new: &Record) -> Vec<String>
     };
     let mut all = differing(name, facts(old), facts(new));
     all.extend(known_and_differing(name, known(old), known(new)));
-    if other_fits(old, new) {
-        let [old, new] = [old, new].map(codebook_seeds);
-        all.push(format!("{name}: fit seeds were {old}, are {new}"));
-    }
+    all.extend(known_and_differing(name, seeds(old), seeds(new)));
     all
 }
 
 /// Lists what differs in the tokenizer's fields and files and in how the numbers were computed, and images that only one run knows. The
 /// errors of the metrics judge it.
 pub(super) fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
-    let known = |r: &Record| {
+    let known = |r: &Record, other: &Record| {
         let dtype = r.dtype.as_str();
         [
             ("engine", r.engine.clone()),
             // Older files state it for rows of which nothing was trained.
             ("dtype", if is_trained(r) { dtype } else { "" }.to_owned()),
-            ("encoder_checkpoint", r.encoder_checkpoint.clone()),
+            (
+                "encoder_checkpoint",
+                as_in(&other.encoder_checkpoint, &r.encoder_checkpoint),
+            ),
             ("encoder_digest", r.encoder_digest.clone()),
-            ("features_checkpoint", r.features_checkpoint.clone()),
+            (
+                "features_checkpoint",
+                as_in(&other.features_checkpoint, &r.features_checkpoint),
+            ),
         ]
     };
     let mut all = tokenizer(name, old, new);
-    all.extend(known_and_differing(name, known(old), known(new)));
+    all.extend(known_and_differing(name, known(old, new), known(new, old)));
     let images = |r: &Record| [("dataset_fingerprint", r.dataset_fingerprint.clone())];
     if !old.has_images_of(new) && known_and_differing(name, images(old), images(new)).is_empty() {
         let unknown = |r: &Record| match r.dataset_fingerprint.as_str() {
@@ -70,6 +73,15 @@ pub(super) fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
         ));
     }
     all
+}
+
+/// Returns what was taken of a checkpoint without the scale of its images if `other` lacks it, as older files do.
+fn as_in(other: &str, taken: &str) -> String {
+    const SCALE: &str = ", images scaled by ";
+    match (other.contains(SCALE), taken.split_once(SCALE)) {
+        (false, Some((before, _))) => before.to_owned(),
+        _ => taken.to_owned(),
+    }
 }
 
 /// Lists the fields of the tokenizer that differ. If none does, states the digests that differ: the content of a file has changed, or the
@@ -157,23 +169,19 @@ fn numbers(text: &str) -> String {
 /// Returns whether the fit seeds of a row, or the seed of its random codebook, are known and differ. Run folders that lack `suite.yaml` and the
 /// column do not tell.
 pub(super) fn other_fits(old: &Record, new: &Record) -> bool {
-    let [old, new] = [old, new].map(codebook_seeds);
-    !old.is_empty() && !new.is_empty() && old != new
+    !known_and_differing("", seeds(old), seeds(new)).is_empty()
 }
 
-/// Returns the seeds of a row's codebooks; empty if they are unknown or there are none. A random codebook has a seed of its own, too; older runs drew it as fit
-/// seed 0 does.
-fn codebook_seeds(record: &Record) -> String {
-    let fits = numbers(&record.fit_seeds);
-    if !record.is_drawn() {
-        return fits;
-    }
-    let Ok(fields) = serde_json::from_str::<Value>(&record.fields) else {
-        return String::new();
+/// Returns what decides, beside its recipe, which codebooks a row has; empty if it is unknown or there are none.
+fn seeds(record: &Record) -> Facts<2> {
+    // Older runs drew a random codebook once, as fit seed 0 does.
+    let fits = match record.fit_seeds.is_empty() && record.is_drawn() {
+        true => "0".to_owned(),
+        false => numbers(&record.fit_seeds),
     };
-    let fits = if fits.is_empty() { "0".into() } else { fits };
-    match fields["seed"].as_u64().unwrap_or(0) {
-        0 => fits,
-        seed => format!("{fits} of `seed: {seed}`"),
-    }
+    let own = match serde_json::from_str::<Value>(&record.fields) {
+        Ok(fields) if record.is_drawn() => fields["seed"].as_u64().unwrap_or(0).to_string(),
+        _ => String::new(),
+    };
+    [("fit_seeds", fits), ("with.seed", own)]
 }

@@ -23,7 +23,7 @@ impl Verdict {
             Self::Worse => "WORSE",
             Self::Moved => "moved",
             Self::Unknown => "no error known",
-            Self::OtherFit => "not comparable: fit seeds differ",
+            Self::OtherFit => "not comparable: seeds of codebooks differ",
         }
     }
 }

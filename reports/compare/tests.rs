@@ -355,6 +355,27 @@ fn other_codebooks_engines_and_precisions_are_named() {
 }
 
 #[test]
+fn a_scale_that_only_one_run_states_is_no_difference() {
+    let run = |taken: &str| {
+        let record = Record {
+            encoder_checkpoint: taken.into(),
+            features_checkpoint: taken.into(),
+            ..record("K", 0, 60.0)
+        };
+        side(vec![record], None)
+    };
+    let new = run("c.pth, no prefix, images scaled by imagenet");
+    let found = |old: &str| regression(&run(old), &new, &Gate::default()).otherwise;
+    assert!(found("c.pth, no prefix").is_empty());
+    for other in [
+        "d.pth, no prefix",
+        "c.pth, no prefix, images scaled by dvae",
+    ] {
+        assert_eq!(found(other).len(), 2, "{other}");
+    }
+}
+
+#[test]
 fn missing_numbers_and_unfinished_runs_are_reported() {
     let seeds = |all: &[u64]| side(all.iter().map(|s| record("K", *s, 60.0)).collect(), None);
     let fewer = regression(&seeds(&[0, 1]), &seeds(&[0]), &Gate::default());
@@ -392,14 +413,14 @@ fn other_seeds_of_a_random_codebook_are_named_and_never_worse() {
     };
     let found = |old: &Side, new: &Side| regression(old, new, &Gate::default());
     let old = drawn("", "", 0.7);
+    let own = "K: with.seed was 0, is 4";
     for (fits, seed, named) in [
-        ("0", ", \"seed\": 4", "0 of `seed: 4`"),
-        ("", ", \"seed\": 4", "0 of `seed: 4`"),
-        ("0 1 2", "", "0 1 2"),
+        ("0", ", \"seed\": 4", own),
+        ("", ", \"seed\": 4", own),
+        ("0 1 2", "", "K: fit_seeds was 0, is 0 1 2"),
     ] {
         let other = found(&old, &drawn(fits, seed, 0.71));
-        let expected = format!("K: fit seeds were 0, are {named}");
-        assert_eq!(other.differing, [expected]);
+        assert_eq!(other.differing, [named]);
         assert_eq!(of(&other, "tcas").verdict, Verdict::OtherFit);
     }
     for same in [drawn("", ", \"seed\": 0", 0.71), drawn("0", "", 0.71)] {
@@ -411,7 +432,7 @@ fn other_seeds_of_a_random_codebook_are_named_and_never_worse() {
 fn other_fit_seeds_are_named_and_never_worse() {
     let (old, new) = (fitted("0", 0.7, 60.0), fitted("1", 0.71, 50.0));
     let found = regression(&old, &new, &Gate::default());
-    assert_eq!(found.differing, ["K: fit seeds were 0, are 1"]);
+    assert_eq!(found.differing, ["K: fit_seeds was 0, is 1"]);
     for metric in ["tcas", "lp_top1"] {
         let change = of(&found, metric);
         assert_eq!(change.verdict, Verdict::OtherFit);
@@ -423,7 +444,7 @@ fn other_fit_seeds_are_named_and_never_worse() {
     );
     let text = found.text(false);
     assert!(
-        text.contains("not comparable: fit seeds differ") && !text.contains("WORSE"),
+        text.contains("not comparable: seeds of codebooks differ") && !text.contains("WORSE"),
         "{text}"
     );
     // Equal seeds, and a side that does not tell, are judged; the source of the error says that it is of one fit.

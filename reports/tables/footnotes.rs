@@ -195,16 +195,23 @@ fn setting(record: &Record, dataset: &str, seeds: usize) -> String {
     )
 }
 
+/// Whether a random codebook is that of a version that drew it once, whatever the suite's `fit_seeds`.
+fn was_drawn(record: &Record) -> bool {
+    record.is_drawn() && record.fit_seeds.is_empty()
+}
+
 /// Says what the errors of metrics of fitted codebooks cover.
 fn fits(rows: &[Row<'_>]) -> Vec<String> {
     let fitted = |r: &&Row<'_>| r.first().tcas.is_some() && r.first().fits() > 0;
     let settings = Settings::of(rows);
     let mut groups: Vec<(&Record, Vec<String>)> = Vec::new();
     for row in rows.iter().filter(fitted) {
-        let same = |(first, _): &&mut (&Record, Vec<String>)| {
-            let [fits, own] = [first, row.first()].map(Record::fits);
-            fits == own && (fits == 1 || first.fit_seeds == row.first().fit_seeds)
+        // Of one fit, the seed does not matter; older runs do not state it.
+        let of = |r: &Record| {
+            let seeds = (r.fits() > 1).then(|| r.fit_seeds.clone());
+            (r.fits(), seeds, was_drawn(r))
         };
+        let same = |(first, _): &&mut (&Record, Vec<String>)| of(first) == of(row.first());
         match groups.iter_mut().find(same) {
             Some((_, names)) => names.push(settings.label(row)),
             None => groups.push((row.first(), vec![settings.label(row)])),
@@ -213,6 +220,10 @@ fn fits(rows: &[Row<'_>]) -> Vec<String> {
     let note = |(first, names): (&Record, Vec<String>)| {
         let names = names.join("; ");
         match first.fits() {
+            1 if was_drawn(first) => format!(
+                "Codebooks drawn once, by an earlier version, so that errors of their metrics leave out how much another draw would move them (a run \
+                 of this version includes it by `fit_seeds`): {names}."
+            ),
             1 => format!(
                 "Codebooks fitted once, so that errors of their metrics leave out how much another fit would move them \
                  (`fit_seeds: [0, 1, 2]` in the suite includes it): {names}."

@@ -16,6 +16,7 @@ use super::input::Scale;
 use super::plain;
 use crate::config::Config;
 use crate::contract::MOST_CODES;
+use crate::view::MOST_PIXELS;
 use crate::{Error, Result, schema};
 
 /// Limit of a manifest in bytes, because nested lists need quadratic time. The exporters write less than a thousand.
@@ -44,12 +45,15 @@ pub struct Manifest {
     /// `onnx-ids` or `onnx`.
     kind: Option<String>,
     /// Rows and columns of patches.
+    #[schemars(inner(range(min = 1)))]
     grid: Option<[usize; 2]>,
     /// Number of codes.
+    #[schemars(range(min = 1, max = MOST_CODES))]
     pub codebook_size: Option<usize>,
     /// Number of codes of each group.
     pub groups: Option<Vec<usize>>,
     /// Features per patch.
+    #[schemars(range(min = 1))]
     pub dim: Option<usize>,
     /// Whether training used labels.
     pub saw_labels: Option<bool>,
@@ -59,6 +63,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct Pixels {
     /// Side, pixels.
+    #[schemars(range(min = 1, max = MOST_PIXELS))]
     pub side: Option<usize>,
     /// Scaling.
     pub scale: Option<Scale>,
@@ -259,14 +264,6 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
         .map_err(|(field, wrong)| format!("{field}: {wrong}; correct the manifest"))?;
     let manifest: Result<Manifest, _> = serde_path_to_error::deserialize(value);
     let manifest = manifest.map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
-    if let Some(codes) = manifest
-        .codebook_size
-        .filter(|c| !(1..=MOST_CODES).contains(c))
-    {
-        return Err(format!(
-            "codebook_size: found {codes}, expected at least 1 and at most {MOST_CODES}; correct the manifest"
-        ));
-    }
     if let Some(groups) = &manifest.groups {
         let wrong = |message| format!("groups: {message}; correct the manifest");
         Groups::new(groups).map_err(wrong)?;
@@ -379,7 +376,7 @@ mod tests {
             let scale = format!("{{custom: {{mean: {mean}, std: {std}}}}}");
             let error = parsed(&format!("sha256: ab\ninput: {{scale: {scale}}}\n")).unwrap_err();
             assert!(
-                error.contains("input.scale") && error.contains("above 0"),
+                error.contains("input.scale") && error.contains("expected"),
                 "{error}"
             );
         }
