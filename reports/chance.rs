@@ -3,6 +3,7 @@
 use crate::column::{Better, Column};
 use crate::columns::{MetricRow, Record};
 use crate::number::signed;
+use crate::seeds::error_over_fits;
 
 /// A number is shown to differ from another if the difference exceeds this many standard errors.
 pub const SHOWN: f64 = 2.0;
@@ -19,6 +20,28 @@ pub struct Excess {
     pub se: f64,
 }
 
+/// Standard error of the distance of a metric from its null mean. Errors over images and over permutations are independent. Over fits they are not, because
+/// a codebook moves both: the distances of the fits count, whose rows follow those of the means. `None` without errors.
+fn error(record: &Record, metrics: &[MetricRow], at: usize) -> Option<f64> {
+    let row = &metrics[at];
+    let within = |row: &MetricRow| Some(row.se?.hypot(row.null_se?));
+    if record.fits() < 2 {
+        return within(row);
+    }
+    let seeds = record.fit_seeds.split_whitespace();
+    let fits = seeds.map(|seed| {
+        let is_fit = |m: &&MetricRow| {
+            let same = (&m.tokenizer, m.seed) == (&row.tokenizer, row.seed);
+            same && m.is_of(&row.metric) && m.fit_seed.map(|s| s.to_string()) == Some(seed.into())
+        };
+        let fit = metrics[at..].iter().find(is_fit)?;
+        Some((fit.value? - fit.null_mean?, within(fit)?))
+    });
+    let (distances, within): (Vec<f64>, Vec<f64>) =
+        fits.collect::<Option<Vec<_>>>()?.into_iter().unzip();
+    Some(error_over_fits(&distances, &within))
+}
+
 impl Excess {
     /// Returns the distance of a record's metric; `None` without its row of `metrics.csv`, whose value must equal the record's, because
     /// rows of other runs may have the same name.
@@ -28,14 +51,15 @@ impl Excess {
             let same = m.tokenizer == record.tokenizer && m.seed == record.seed;
             same && m.is_of(column.name) && m.value == Some(value)
         };
-        let row = metrics.iter().find(own)?;
+        let at = metrics.iter().position(|m| own(&m))?;
+        let row = &metrics[at];
         let above = value - row.null_mean?;
         Some(Self {
             value: match column.better {
                 Better::Lower => -above,
                 _ => above,
             },
-            se: row.se?.hypot(row.null_se?),
+            se: error(record, metrics, at)?,
         })
     }
 
@@ -100,6 +124,41 @@ mod tests {
         assert_eq!(tcas.text(), "0.010 ± 0.005");
         assert!(of(Record::column("pnmi")).value < 0.0);
         assert_eq!(Excess::of(&record, &[], &Record::column("tcas")), None);
+    }
+
+    /// The numbers of "Residual HOG, 2 x 50" of the evidence on CIFAR-10: ± 0.011 was printed, because the errors of value and null were added.
+    #[test]
+    fn over_fits_the_error_is_that_of_their_distances() {
+        let record = Record {
+            tokenizer: "K".into(),
+            tcas: Some(0.7),
+            fit_seeds: "0 1 2".into(),
+            ..Record::default()
+        };
+        let row = |fit_seed: Option<u64>, value: f64, null: f64| MetricRow {
+            tokenizer: "K".into(),
+            metric: "tcas".into(),
+            value: Some(value),
+            se: Some(if fit_seed.is_some() { 0.0003 } else { 0.008 }),
+            null_mean: Some(null),
+            null_se: Some(if fit_seed.is_some() { 0.0004 } else { 0.008 }),
+            fit_seed,
+            ..MetricRow::default()
+        };
+        let mut rows = vec![
+            row(None, 0.7, 0.712),
+            row(Some(0), 0.69, 0.7026),
+            row(Some(1), 0.7, 0.7112),
+            row(Some(2), 0.71, 0.7222),
+        ];
+        let tcas = Excess::of(&record, &rows, TCAS).unwrap();
+        // Standard deviation of 0.0126, 0.0112 and 0.0122: 0.000721; (4.3027 / 1.96)^2 / 3 = 1.606; 0.0005^2 within.
+        let expected = (0.0005_f64.powi(2) + 1.606 * 0.000_721_f64.powi(2)).sqrt();
+        assert!((tcas.se - expected).abs() < 1e-6, "{} {expected}", tcas.se);
+        assert!(tcas.is_shown());
+        // Without the rows of the fits the error is unknown.
+        rows.truncate(2);
+        assert_eq!(Excess::of(&record, &rows, TCAS), None);
     }
 
     #[test]

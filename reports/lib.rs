@@ -34,7 +34,7 @@ pub use diverged::{not_lowered, risen_rows};
 pub use error::{Error, Result};
 pub use grid::Grid;
 pub use paired::Predicted;
-pub use seeds::quantile_ratio;
+pub use seeds::error_over_fits;
 pub use tables::{
     PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, left_out, notes, render, summary,
     tables,

@@ -1,24 +1,12 @@
 //! Metrics of a codebook that was fitted with several seeds: means with errors over images and fits.
 
-use tessera_reports::quantile_ratio;
+use tessera_reports::error_over_fits;
 
-use super::uncertainty::{Estimate, deviation, mean};
+use super::uncertainty::{Estimate, mean};
 
 /// Combines the estimates of one codebook per fit seed, each with the metrics in the same order.
 ///
-/// The value is the mean T over the F fits. Its variance is
-///
-/// ```text
-/// se^2 = W + c b^2 / F
-/// ```
-///
-/// - W is the mean of the squared standard errors of the fits, within images. It is not divided by F, because all fits count the
-///   same images, so that their errors have about the same sign.
-/// - b is the standard deviation of the values between fits (F - 1).
-/// - c corrects for the small number of fits: the square of Student's 97.5 % quantile with F - 1 degrees of freedom over the normal
-///   one. With it, T ± 1.96 se covers the expected value in 95 of 100 runs also if only the fits vary.
-///
-/// The null's mean and error are combined alike. One fit is returned unchanged: its errors cover images only.
+/// The value is the mean over the fits, its error [`error_over_fits`]. The null's mean and error are combined alike. One fit is returned unchanged: its errors cover images only.
 pub fn over_fits(fits: &[&[Estimate]]) -> Vec<Estimate> {
     let Some(first) = fits.first().filter(|_| fits.len() > 1) else {
         return fits.first().map(|fit| fit.to_vec()).unwrap_or_default();
@@ -43,10 +31,7 @@ pub fn over_fits(fits: &[&[Estimate]]) -> Vec<Estimate> {
 
 /// Returns the standard error of the mean of `values` with the errors `within` each.
 fn error(values: Option<&[f64]>, within: Option<Vec<f64>>) -> Option<f64> {
-    let (values, within) = (values?, within?);
-    let squares: Vec<f64> = within.iter().map(|se| se * se).collect();
-    let between = quantile_ratio(values.len() - 1) * deviation(values);
-    Some((mean(&squares) + between * between / values.len() as f64).sqrt())
+    Some(error_over_fits(values?, &within?))
 }
 
 #[cfg(test)]
