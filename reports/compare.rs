@@ -5,17 +5,16 @@
 //! codebooks of different fit seeds are not judged, unless their errors cover the fits.
 
 mod error;
-mod settings;
 mod show;
 mod side;
 
 use std::collections::BTreeMap;
 
 use error::{FITS, Paired, ROUNDING, error};
-use settings::{differences, other_fits, otherwise};
 pub use show::cannot_tell;
 pub use side::Side;
 
+use crate::apart::{Difference, differences, other_fits, otherwise};
 use crate::column::{Better, Column, Group};
 use crate::columns::Record;
 use crate::seeds::names;
@@ -113,8 +112,9 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
             continue;
         }
         out.lost.extend(lost_seeds(name, &before, &after));
-        out.differing.extend(differences(name, before[0], after[0]));
-        out.otherwise.extend(otherwise(name, before[0], after[0]));
+        let told = |all: Vec<Difference>| all.into_iter().map(|d| d.text(name));
+        out.differing.extend(told(differences(before[0], after[0])));
+        out.otherwise.extend(told(otherwise(before[0], after[0])));
         for column in Record::compared() {
             if gates(column, gate) {
                 out.lost.extend(lost_number(column, name, &before, &after));

@@ -2,6 +2,7 @@
 
 #![deny(missing_docs)]
 
+mod apart;
 mod cell;
 mod chance;
 mod column;

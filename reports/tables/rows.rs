@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::apart::rows_differ;
 use crate::chance::{Excess, TCAS};
 use crate::columns::{MetricRow, Record};
 use crate::evaluations::Evaluation;
@@ -16,7 +17,8 @@ pub struct Row<'a> {
     pub records: Vec<&'a Record>,
 }
 
-/// Groups records by tokenizer, setting (suite, images, backbone, sizes) and recipe, in order of first appearance.
+/// Groups records by tokenizer, setting (suite, images, backbone, sizes) and recipe, in order of first appearance. Two runs may call different tokenizers by
+/// one name, or compute a row in another precision: those are different rows.
 pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
     divided(records).0
 }
@@ -35,8 +37,7 @@ pub fn left_out(records: &[Record]) -> Option<String> {
         format!("{tokenizer}, seed {seed}, {dataset} (images {images})")
     };
     let names: Vec<String> = repeated.iter().map(name).collect();
-    let what =
-        "Left out, because an earlier run has the row with the same suite, recipe, images and seed";
+    let what = "Left out, because an earlier run has the row with the same suite, recipe, images, tokenizer and seed";
     (!names.is_empty()).then(|| format!("{what}: {}.", names.join("; ")))
 }
 
@@ -50,6 +51,7 @@ fn divided(records: &[Record]) -> (Vec<Row<'_>>, Vec<&Record>) {
             r.name == record.tokenizer
                 && first.recipe_hash == record.recipe_hash
                 && setting(first) == setting(record)
+                && rows_differ(first, record).is_empty()
         };
         match rows.iter_mut().find(same) {
             // Of several runs, the first record of a seed counts.
@@ -74,8 +76,11 @@ pub fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>, named: Option<&str>) -> O
             .iter()
             .filter(|r| r.setting() == row.setting() && is(r));
         let any = all.next()?;
-        let recipe = |r: &&Row<'_>| r.first().recipe_hash == row.first().recipe_hash;
-        Some([any].into_iter().chain(all).find(recipe).unwrap_or(any))
+        let all: Vec<&Row<'_>> = [any].into_iter().chain(all).collect();
+        let recipe = |r: &Row<'_>| r.first().recipe_hash == row.first().recipe_hash;
+        let precision = |r: &Row<'_>| recipe(r) && r.first().dtype == row.first().dtype;
+        let found = |is: &dyn Fn(&Row<'_>) -> bool| all.iter().copied().find(|r| is(r));
+        Some(found(&precision).or_else(|| found(&recipe)).unwrap_or(any))
     };
     // Older run folders do not name the baseline, so the name of the row decides.
     let is_identity =

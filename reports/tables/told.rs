@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rows::{Row, short_fingerprint};
+use crate::apart::{Difference, rows_differ};
 use crate::columns::Record;
 
 /// The settings of some rows.
@@ -13,7 +14,9 @@ pub struct Settings {
     sizes: bool,
     suites: bool,
     /// Settings of which several rows have one name, because several runs of a suite differ in their recipes.
-    repeated: BTreeSet<String>,
+    recipes: BTreeSet<String>,
+    /// What tells rows of one name, setting and recipe apart, by their first records: "with.k 16".
+    variants: BTreeMap<*const Record, String>,
     /// Names of several rows.
     names: BTreeSet<String>,
 }
@@ -26,16 +29,15 @@ impl Settings {
             let images = datasets.entry(first.dataset.clone()).or_default();
             images.insert(first.dataset_fingerprint.clone());
         }
-        let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
-        let repeated = rows.iter().filter(|r| !seen.insert((r.setting(), &r.name)));
-        let repeated = repeated.map(Row::setting).collect();
+        let mut names = BTreeSet::new();
         let several = rows.iter().filter(|row| !names.insert(&row.name));
         Self {
             models: differ(rows, |r| (&r.dataset, &r.dataset_fingerprint, &r.backbone)),
             sizes: differ(rows, |r| (r.image_size, r.patch_size)),
             suites: differ(rows, |r| &r.suite),
             datasets,
-            repeated,
+            recipes: of_several_recipes(rows),
+            variants: variants(rows),
             names: several.map(|row| row.name.clone()).collect(),
         }
     }
@@ -83,12 +85,14 @@ impl Settings {
             ),
             (self.suites, format!("suite {}", first.suite)),
             (
-                self.repeated.contains(&row.setting()),
+                self.recipes.contains(&row.setting()),
                 format!("recipe {recipe}"),
             ),
         ];
         let told = parts.into_iter().filter(|(differs, _)| *differs);
-        told.map(|(_, text)| text).collect::<Vec<_>>().join(", ")
+        let variant = self.variants.get(&std::ptr::from_ref(first));
+        let told = told.map(|(_, text)| text).chain(variant.cloned());
+        told.collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the name of a row, with its setting if others have the name.
@@ -101,11 +105,51 @@ impl Settings {
 
     /// Returns a text that only rows whose numbers compete have in common.
     pub fn key(&self, row: &Row<'_>) -> String {
-        match self.repeated.contains(&row.setting()) {
-            true => format!("{} {}", row.setting(), row.first().recipe_hash),
+        let first = row.first();
+        match self.recipes.contains(&row.setting()) {
+            true => format!("{} {} {}", row.setting(), first.recipe_hash, first.dtype),
+            // Precisions of one recipe do not compete either.
+            false if !self.variants.is_empty() => format!("{} {}", row.setting(), first.dtype),
             false => row.setting(),
         }
     }
+}
+
+/// Returns the settings in which rows of one name have different recipes.
+fn of_several_recipes(rows: &[Row<'_>]) -> BTreeSet<String> {
+    let mut seen = BTreeMap::new();
+    let other = rows.iter().filter(|row| {
+        let recipe = &row.first().recipe_hash;
+        *seen.entry((row.setting(), &row.name)).or_insert(recipe) != recipe
+    });
+    other.map(Row::setting).collect()
+}
+
+/// Most facts by which a row of a name is told apart.
+const TOLD: usize = 3;
+
+/// Returns what tells rows of one name, setting and recipe apart: the facts in which each differs from the first, and the first from the second.
+fn variants(rows: &[Row<'_>]) -> BTreeMap<*const Record, String> {
+    let mut all = BTreeMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        let of_name = |r: &&Row<'_>| {
+            let same = (&r.name, &r.first().recipe_hash) == (&row.name, &row.first().recipe_hash);
+            same && r.setting() == row.setting()
+        };
+        let Some(first) = rows[..at].iter().find(of_name) else {
+            continue;
+        };
+        let differences = rows_differ(first.first(), row.first());
+        let told = |of: fn(&Difference) -> &String| {
+            let facts = differences.iter().take(TOLD);
+            let facts = facts.map(|d| format!("{} {}", d.field, of(d)));
+            facts.collect::<Vec<_>>().join(", ")
+        };
+        all.insert(std::ptr::from_ref(row.first()), told(|d| &d.new));
+        let of_first = all.entry(first.first());
+        of_first.or_insert_with(|| told(|d| &d.old));
+    }
+    all
 }
 
 fn differ<'r, T: PartialEq>(rows: &[Row<'r>], of: impl Fn(&'r Record) -> T) -> bool {

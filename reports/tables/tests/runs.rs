@@ -51,6 +51,59 @@ fn rows_of_two_runs_are_told_apart_and_do_not_compete() {
     assert!(!markdown(1, &two(|_| ())[..4]).contains("setting"));
 }
 
+/// Their seeds were averaged into one row, or the second record of a seed was dropped.
+#[test]
+fn another_tokenizer_or_precision_of_a_name_is_another_row() {
+    type Change = fn(&mut Record, bool);
+    let cases: [(Change, [&str; 2]); 4] = [
+        (
+            |r, is_second| r.fields = format!("{{\"k\": {}}}", if is_second { 12 } else { 16 }),
+            ["with.k 16", "with.k 12"],
+        ),
+        (
+            |r, is_second| r.dtype = if is_second { "bf16" } else { "f32" }.into(),
+            ["dtype f32", "dtype bf16"],
+        ),
+        (
+            |r, is_second| r.fit_seeds = if is_second { "1" } else { "0" }.into(),
+            ["fit_seeds 0", "fit_seeds 1"],
+        ),
+        (
+            |r, is_second| r.tokenizer_digest = if is_second { "ab" } else { "cd" }.into(),
+            ["tokenizer_digest cd", "tokenizer_digest ab"],
+        ),
+    ];
+    for (change, told) in cases {
+        for seed in [0, 1] {
+            let mut records = vec![
+                record("K", "kmeans", 0, 30.0),
+                record("K", "kmeans", seed, 50.0),
+            ];
+            change(&mut records[0], false);
+            change(&mut records[1], true);
+            let found = markdown(1, &records).replace("\\_", "_");
+            assert!(!found.contains("40.0"), "{found}");
+            for told in told {
+                let rows = found.lines().filter(|line| line.starts_with("| "));
+                assert_eq!(
+                    rows.filter(|row| row.contains(told)).count(),
+                    1,
+                    "{told}: {found}"
+                );
+            }
+            assert_eq!(left_out(&records), None);
+        }
+    }
+    // Seeds of one row are one row, and a repeated seed is named.
+    let same = [0, 1].map(|seed| record("K", "kmeans", seed, 30.0 + 20.0 * seed as f64));
+    assert!(markdown(1, &same).contains("40.0"));
+    let twice = [
+        record("K", "kmeans", 0, 30.0),
+        record("K", "kmeans", 0, 50.0),
+    ];
+    assert!(left_out(&twice).unwrap().contains("K, seed 0"));
+}
+
 #[test]
 fn only_rows_of_the_first_run_have_its_stars() {
     let records = two(|r| r.recipe_hash = "01".into());

@@ -1,4 +1,4 @@
-//! What two runs of a row state about it, and where they differ.
+//! What two records of a name state about their row, and where they differ.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,33 @@ use serde_json::Value;
 use crate::columns::Record;
 use crate::evaluations::is_trained;
 
+/// A fact that two records state differently.
+pub struct Difference {
+    /// A column, or a field of the tokenizer: `with.k`.
+    pub field: String,
+    /// What the older, or first, record states.
+    pub old: String,
+    pub new: String,
+}
+
+impl Difference {
+    /// Returns it as text about the row `name`.
+    pub fn text(&self, name: &str) -> String {
+        let Self { field, old, new } = self;
+        format!("{name}: {field} was {old}, is {new}")
+    }
+}
+
+/// Lists where two records differ that are not of one row: in settings, tokenizer, or how the numbers were computed. Records of one row and several seeds
+/// do not.
+pub fn rows_differ(a: &Record, b: &Record) -> Vec<Difference> {
+    let mut all = differences(a, b);
+    all.extend(otherwise(a, b));
+    all
+}
+
 /// Lists the settings that differ but must be equal for numbers to be comparable.
-pub(super) fn differences(name: &str, old: &Record, new: &Record) -> Vec<String> {
+pub fn differences(old: &Record, new: &Record) -> Vec<Difference> {
     // Images that are known to be equal may lie in a folder of another name.
     let same_images = !old.dataset_fingerprint.is_empty() && old.has_images_of(new);
     let facts = |r: &Record| {
@@ -32,15 +57,15 @@ pub(super) fn differences(name: &str, old: &Record, new: &Record) -> Vec<String>
             ("tcas_sharp_t", shown(r.tcas_sharp_t)),
         ]
     };
-    let mut all = differing(name, facts(old), facts(new));
-    all.extend(known_and_differing(name, known(old), known(new)));
-    all.extend(known_and_differing(name, seeds(old), seeds(new)));
+    let mut all = differing(facts(old), facts(new));
+    all.extend(known_and_differing(known(old), known(new)));
+    all.extend(known_and_differing(seeds(old), seeds(new)));
     all
 }
 
 /// Lists what differs in the tokenizer's fields and files and in how the numbers were computed, and images that only one run knows. The
 /// errors of the metrics judge it.
-pub(super) fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
+pub fn otherwise(old: &Record, new: &Record) -> Vec<Difference> {
     let known = |r: &Record, other: &Record| {
         let dtype = r.dtype.as_str();
         [
@@ -58,19 +83,19 @@ pub(super) fn otherwise(name: &str, old: &Record, new: &Record) -> Vec<String> {
             ),
         ]
     };
-    let mut all = tokenizer(name, old, new);
-    all.extend(known_and_differing(name, known(old, new), known(new, old)));
+    let mut all = tokenizer(old, new);
+    all.extend(known_and_differing(known(old, new), known(new, old)));
     let images = |r: &Record| [("dataset_fingerprint", r.dataset_fingerprint.clone())];
-    if !old.has_images_of(new) && known_and_differing(name, images(old), images(new)).is_empty() {
+    if !old.has_images_of(new) && known_and_differing(images(old), images(new)).is_empty() {
         let unknown = |r: &Record| match r.dataset_fingerprint.as_str() {
             "" => "unknown (an older file)".to_owned(),
             known => known.to_owned(),
         };
-        all.push(format!(
-            "{name}: dataset_fingerprint was {}, is {}",
-            unknown(old),
-            unknown(new)
-        ));
+        all.push(Difference {
+            field: "dataset_fingerprint".into(),
+            old: unknown(old),
+            new: unknown(new),
+        });
     }
     all
 }
@@ -86,15 +111,14 @@ fn as_in(other: &str, taken: &str) -> String {
 
 /// Lists the fields of the tokenizer that differ. If none does, states the digests that differ: the content of a file has changed, or the
 /// version of the algorithm. With equal digests, a field that states its default is no difference.
-fn tokenizer(name: &str, old: &Record, new: &Record) -> Vec<String> {
+fn tokenizer(old: &Record, new: &Record) -> Vec<Difference> {
     let (was, is) = (&old.tokenizer_digest, &new.tokenizer_digest);
     if was == is && !is.is_empty() {
         return Vec::new();
     }
-    let fields = fields(name, old, new);
+    let fields = fields(old, new);
     match fields.is_empty() {
         true => known_and_differing(
-            name,
             [("tokenizer_digest", was.clone())],
             [("tokenizer_digest", is.clone())],
         ),
@@ -103,7 +127,7 @@ fn tokenizer(name: &str, old: &Record, new: &Record) -> Vec<String> {
 }
 
 /// Lists the fields of the tokenizer that differ. Of a path, only the file's name counts.
-fn fields(name: &str, old: &Record, new: &Record) -> Vec<String> {
+fn fields(old: &Record, new: &Record) -> Vec<Difference> {
     let read = |r: &Record| -> Option<BTreeMap<String, String>> {
         let mut all = BTreeMap::new();
         flatten("with", &serde_json::from_str(&r.fields).ok()?, &mut all);
@@ -121,7 +145,8 @@ fn fields(name: &str, old: &Record, new: &Record) -> Vec<String> {
         };
         let (old, new) = (of(&old), of(&new));
         let file = |text: &str| text.rsplit(['/', '\\']).next().map(str::to_owned);
-        (file(&old) != file(&new)).then(|| format!("{name}: {field} was {old}, is {new}"))
+        let field = (*field).clone();
+        (file(&old) != file(&new)).then_some(Difference { field, old, new })
     };
     names.iter().filter_map(said).collect()
 }
@@ -140,19 +165,24 @@ fn flatten(at: &str, value: &Value, all: &mut BTreeMap<String, String>) {
 
 type Facts<const N: usize> = [(&'static str, String); N];
 
-fn differing<const N: usize>(name: &str, old: Facts<N>, new: Facts<N>) -> Vec<String> {
+fn differing<const N: usize>(old: Facts<N>, new: Facts<N>) -> Vec<Difference> {
     let pairs = old.into_iter().zip(new);
     let other = pairs.filter(|((_, old), (_, new))| old != new);
     other
-        .map(|((field, old), (_, new))| format!("{name}: {field} was {old}, is {new}"))
+        .map(|((field, old), (_, new))| Difference {
+            field: field.to_owned(),
+            old,
+            new,
+        })
         .collect()
 }
 
-fn known_and_differing<const N: usize>(name: &str, old: Facts<N>, new: Facts<N>) -> Vec<String> {
+fn known_and_differing<const N: usize>(old: Facts<N>, new: Facts<N>) -> Vec<Difference> {
     let pairs = old.into_iter().zip(new);
     let known = pairs.filter(|((_, old), (_, new))| !old.is_empty() && !new.is_empty());
-    let of = |(old, new)| differing(name, [old], [new]);
-    known.flat_map(of).collect()
+    known
+        .flat_map(|(old, new)| differing([old], [new]))
+        .collect()
 }
 
 fn shown<T: ToString>(value: Option<T>) -> String {
@@ -168,8 +198,8 @@ fn numbers(text: &str) -> String {
 
 /// Returns whether the fit seeds of a row, or the seed of its random codebook, are known and differ. Run folders that lack `suite.yaml` and the
 /// column do not tell.
-pub(super) fn other_fits(old: &Record, new: &Record) -> bool {
-    !known_and_differing("", seeds(old), seeds(new)).is_empty()
+pub fn other_fits(old: &Record, new: &Record) -> bool {
+    !known_and_differing(seeds(old), seeds(new)).is_empty()
 }
 
 /// Returns what decides, beside its recipe, which codebooks a row has; empty if it is unknown or there are none.
