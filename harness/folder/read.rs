@@ -11,7 +11,7 @@ use tessera_models::{files, foreign};
 use tessera_reports::columns::has_converged;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::page::Card;
-use tessera_reports::{Column, CostRow, Group, Measured, MetricRow, Record, from_csv};
+use tessera_reports::{CostRow, Measured, MetricRow, Record, from_csv};
 
 use super::data::RunData;
 use super::layout::{
@@ -21,6 +21,8 @@ use super::layout::{
 use super::sums::{self, RESTORE};
 use crate::metrics::Table;
 use crate::npy;
+
+mod metrics;
 
 /// What is found in a CSV file that is empty or cut to its header.
 const NO_ROWS: &str = "no rows";
@@ -153,7 +155,7 @@ pub fn measured(folder: &Path, results: &Path) -> anyhow::Result<RunData> {
             }
             data.metrics.entry(cell).or_default().push(row);
         }
-        check_metrics(&data, &path)?;
+        metrics::check(&data, &path)?;
     }
     for (cell, name) in cell_folders(&data.records).iter().enumerate() {
         for evaluation in Evaluation::compared() {
@@ -254,48 +256,6 @@ fn above(record: &Record) -> Option<(String, String)> {
             (format!("{name} {number}"), expected)
         })
     })
-}
-
-/// Checks that every metric of every record has a row in the file `metrics.csv` at `path`, with its number.
-fn check_metrics(data: &RunData, path: &Path) -> anyhow::Result<()> {
-    for (cell, record) in data.records.iter().enumerate() {
-        let rows = data.metrics.get(&cell).map_or(&[][..], Vec::as_slice);
-        for column in Record::metrics() {
-            let Some(number) = record.number(column) else {
-                continue;
-            };
-            let (row, seed, name) = (&record.tokenizer, record.seed, column.name);
-            let expected = format!("a row for {name} and every other metric that {RESULTS} has");
-            let (found, expected) = match rows.iter().find(|row| row.is_of(name)) {
-                Some(found) => match disagreement(found, number, column) {
-                    Some((found, expected)) => {
-                        (format!("{name} {found} of {row}, seed {seed}"), expected)
-                    }
-                    None => continue,
-                },
-                None if data.metrics.is_empty() => (NO_ROWS.to_owned(), expected),
-                None if rows.is_empty() => (format!("no row of {row}, seed {seed}"), expected),
-                None => (format!("no {name} of {row}, seed {seed}"), expected),
-            };
-            bail!(lost(path, &found, &expected));
-        }
-    }
-    Ok(())
-}
-
-/// Returns what is found and expected if a row of `metrics.csv` has another number than `results.csv`, where counts are rounded, or a
-/// chance level that the metric cannot have.
-fn disagreement(row: &MetricRow, number: f64, column: &Column) -> Option<(String, String)> {
-    let far = match column.group {
-        Group::Count => 0.5,
-        _ => 1e-6 * number.abs(),
-    };
-    let value = row.value.unwrap_or(f64::NAN);
-    if (value - number).abs() <= far {
-        let null = row.null_mean?;
-        return Some((format!("null_mean {null}"), column.misfit(null)?));
-    }
-    Some((value.to_string(), format!("{number} as in {RESULTS}")))
 }
 
 /// Completes records of older run folders, which state the seed of their codebooks only in the suite.

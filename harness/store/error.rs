@@ -8,8 +8,8 @@ use tessera_models::files;
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The folder cannot be read or written.
-    #[error("{}: {error}; choose a writable folder with --store DIR or TESSERA_STORE", .path.display())]
+    /// A part of the store cannot be read or written.
+    #[error("{}: {error}; make the store readable and writable, or choose another with --store DIR or TESSERA_STORE", .path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,

@@ -89,6 +89,22 @@ pub(super) fn entries(root: &Path) -> Result<Vec<Place>, StoreError> {
     Ok(all)
 }
 
+/// What has the name of an entry and none of its files, or is no folder: a look-up takes it for a damaged entry.
+pub(super) fn lost(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut all = Vec::new();
+    for stage in visible(root)? {
+        let is_lost = |path: &PathBuf| is_key(&file_name(path)) && !has_record(path);
+        all.extend(listed(&stage)?.into_iter().filter(is_lost));
+    }
+    Ok(all)
+}
+
+/// Whether a folder has the parts of a store beside its entries.
+pub(super) fn is_marked(root: &Path) -> bool {
+    let marks = [root.join(".locks"), used::folder(root)];
+    marks.iter().any(|mark| mark.exists())
+}
+
 /// The folders of resume state, by stage and key.
 pub(super) fn states(root: &Path) -> Result<Vec<Place>, StoreError> {
     places(sorted_dirs(&root.join(".state"))?)
@@ -110,8 +126,7 @@ fn places(stages: Vec<PathBuf>) -> Result<Vec<Place>, StoreError> {
 
 /// Refuses a folder of other things, whose folders look like damaged entries.
 fn check_store(root: &Path) -> Result<(), StoreError> {
-    let marks = [root.join(".locks"), used::folder(root)];
-    if marks.iter().any(|mark| mark.exists()) {
+    if is_marked(root) {
         return Ok(());
     }
     for folder in visible(root)? {

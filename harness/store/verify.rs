@@ -4,11 +4,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use anyhow::anyhow;
+
 use super::error::StoreError;
 use super::folder::{Folder, damage_of_state};
 use super::lock::{Attempt, is_stale};
 use super::record::{self, Found};
-use super::upkeep::{Place, entries, states};
+use super::upkeep::{Place, entries, is_marked, lost, states};
 
 /// What [`verify`] has read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +37,21 @@ pub struct Verified {
 pub fn verify(root: &Path, mut tell: impl FnMut(&str)) -> Result<Verified, StoreError> {
     let folder = Folder::new(root);
     let mut verified = Verified::default();
-    for entry in entries(root)? {
+    let (entries, lost) = (entries(root)?, lost(root)?);
+    if entries.is_empty() && !is_marked(root) {
+        return Err(StoreError::Stage(anyhow!(
+            "{}: found no finished stage, expected a store; check --store and TESSERA_STORE",
+            root.display()
+        )));
+    }
+    for path in lost {
+        let path = path.display();
+        tell(&format!(
+            "{path} has lost the files of an entry; the next run that needs it computes it again"
+        ));
+        verified.damaged += 1;
+    }
+    for entry in entries {
         match end_of(&folder, &entry) {
             End::Absent => {}
             End::Old => verified.old += 1,
@@ -200,6 +216,30 @@ mod tests {
         );
         assert!(!file.exists());
         assert_eq!(verified(dir.path()), (Verified::default(), Vec::new()));
+        // Folders of other things are refused: the path may be mistyped.
+        let other = tempfile::tempdir().unwrap();
+        let error = verify(other.path(), |_| ()).unwrap_err().to_string();
+        assert!(error.contains("expected a store"), "{error}");
+    }
+
+    /// As after a crash, or a repair of the file system.
+    #[test]
+    fn an_entry_that_has_lost_its_files_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = kept(dir.path()).parent().unwrap().to_owned();
+        for is_folder in [true, false] {
+            let _ = fs::remove_dir_all(&entry);
+            match is_folder {
+                true => fs::create_dir(&entry).unwrap(),
+                false => {
+                    fs::remove_dir(&entry).unwrap_or_default();
+                    fs::write(&entry, "").unwrap();
+                }
+            }
+            let (found, told) = verified(dir.path());
+            assert_eq!((found.whole, found.damaged), (0, 1), "{is_folder}");
+            assert!(told[0].contains("has lost the files"), "{told:?}");
+        }
     }
 
     #[test]

@@ -129,7 +129,9 @@ impl Codebook {
         let inertia = self.inertia.map(|inertia| serde_json::to_string(&inertia));
         let inertia = inertia.transpose().map_err(|e| refuse(e.to_string()))?;
         let about = inertia.map(|inertia| HashMap::from([(INERTIA.to_owned(), inertia)]));
-        safetensors::serialize_to_file(tensors, about, path).map_err(|e| refuse(e.to_string()))
+        // `serialize_to_file` writes a file that only its owner can read.
+        let bytes = safetensors::serialize(tensors, about).map_err(|e| refuse(e.to_string()))?;
+        files::write_atomic(path, &bytes).map_err(|e| refuse(e.to_string()))
     }
 
     /// Reads a file of [`save`](Self::save).

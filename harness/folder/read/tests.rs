@@ -262,6 +262,26 @@ fn rows_that_are_there_twice_and_numbers_that_no_run_measures_are_refused() {
     );
 }
 
+/// Tables take the chance level from `results.csv`, and its error from `metrics.csv`.
+#[test]
+fn chance_levels_that_disagree_are_refused() {
+    let dir = folder();
+    let mut data = read(dir.path()).unwrap();
+    let path = dir.path().join(METRICS);
+    for rows in data.metrics.values_mut() {
+        rows.iter_mut().for_each(|row| row.null_mean = Some(0.75));
+    }
+    metrics::check(&data, &path).unwrap();
+    data.records
+        .iter_mut()
+        .for_each(|r| r.tcas_null = Some(0.75));
+    metrics::check(&data, &path).unwrap();
+    data.records[0].tcas_null = Some(0.9);
+    let error = metrics::check(&data, &path).unwrap_err().to_string();
+    let part = "tcas null_mean 0.75 of K, seed 0, expected 0.9 as in tcas_null of";
+    assert!(error.contains(part), "{error}");
+}
+
 #[test]
 fn metrics_that_disagree_with_the_results_are_refused() {
     let dir = folder();

@@ -443,3 +443,15 @@ fn wrong_fields_are_refused_with_their_names() {
         );
     });
 }
+
+/// Others who share a store could not read it.
+#[test]
+fn a_codebook_has_the_permissions_of_other_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let [codebook, other] = ["codebook.safetensors", "other"].map(|name| dir.path().join(name));
+    Codebook::new(vec![0.0; 4], 2).save(&codebook).unwrap();
+    std::fs::write(&other, "").unwrap();
+    let mode = |path| std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(codebook), mode(other));
+}
