@@ -100,6 +100,9 @@ impl Folder {
     pub fn lock(&self) -> anyhow::Result<Lock> {
         let path = self.0.join(LOCK);
         fs::create_dir_all(&self.0).with_context(|| self.0.display().to_string())?;
+        if let Err(error) = files::check_place(&path) {
+            bail!("{}: {error}; remove it", path.display());
+        }
         match Lock::attempt(&path).with_context(|| path.display().to_string())? {
             Attempt::Taken(lock) => Ok(lock),
             Attempt::Busy => bail!(
