@@ -36,7 +36,7 @@ pub use grid::Grid;
 pub use paired::Predicted;
 pub use seeds::quantile_ratio;
 pub use tables::{
-    PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, left_out, notes, render, summary,
-    tables,
+    OtherRun, PERMUTATIONS, Rendered, RowId, TableAbout, TableContext, baseline, left_out, notes,
+    render, summary, tables,
 };
 pub use text::{printable, wrapped};
