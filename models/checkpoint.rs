@@ -92,12 +92,12 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
     let weights = found
         .iter()
         .filter(|(_, stored)| file.unread(stored).is_none() && file.is_text(stored, &prefix));
-    let strange: Vec<&str> = weights.map(|(name, _)| name.as_str()).take(3).collect();
+    let strange: Vec<&str> = weights.map(|(name, _)| name.as_str()).collect();
     if !strange.is_empty() {
         return Err(refuse(format!(
-            "contains `{}`, which a plain ViT does not have (registers, layer scale, distillation token and relative positions \
+            "contains {}, which a plain ViT does not have (registers, layer scale, distillation token and relative positions \
             are not supported)",
-            strange.join("`, `")
+            misfit::shown(&strange)
         )));
     }
     Ok(Imported {

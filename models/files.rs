@@ -213,16 +213,31 @@ pub fn says_absent(error: &io::Error) -> bool {
 /// An error of the file system, or [`io::ErrorKind::InvalidInput`] if it is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
     let about = fs::metadata(path)?;
-    if about.is_file() {
-        return File::open(path);
+    match about.is_file() {
+        true => File::open(path),
+        false => Err(other_than_file(&about)),
     }
+}
+
+fn other_than_file(about: &fs::Metadata) -> io::Error {
     let found = if about.is_dir() {
         "a folder"
     } else {
         "a pipe or a device"
     };
     let message = format!("found {found}, expected a regular file");
-    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// Refuses what is in place of a file that will be opened for writing: a pipe could keep its writer for ever. There may be nothing.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] if it is not a regular file. Whoever opens it gets other errors.
+pub fn check_place(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(about) if !about.is_file() => Err(other_than_file(&about)),
+        _ => Ok(()),
+    }
 }
 
 /// As [`open`], for a file that need not exist; `None` if there is nothing at the path. A link to nothing is an error: its file is elsewhere.

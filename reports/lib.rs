@@ -37,7 +37,7 @@ pub use grid::Grid;
 pub use paired::Predicted;
 pub use seeds::error_over_fits;
 pub use tables::{
-    PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, left_out, notes, render, summary,
-    tables,
+    OtherRun, PERMUTATIONS, Rendered, RowId, TableAbout, TableContext, baseline, left_out, notes,
+    render, summary, tables,
 };
 pub use text::{printable, wrapped};

@@ -13,28 +13,54 @@ pub fn names<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<&'a str> 
     names
 }
 
+/// Returns whether two means are equal up to the rounding of their sums.
+pub fn are_equal(a: f64, b: f64) -> bool {
+    a == b || (a - b).abs() <= ROUNDING * a.abs().max(b.abs())
+}
+
+/// Returns `a - b`, or 0 if they are equal up to the rounding of their sums.
+pub fn minus(a: f64, b: f64) -> f64 {
+    match are_equal(a, b) {
+        true => 0.0,
+        false => a - b,
+    }
+}
+
+/// Relative error of the mean of up to thousands of numbers. Accuracies of other images differ by far more.
+const ROUNDING: f64 = 1e-12;
+
 /// Returns the mean, and the standard deviation (n - 1) of more than one value; `None` without values.
 pub fn mean_sd(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
+    // A sum of equal numbers is rounded: their mean would be another number, with a deviation.
+    let mean = match values.iter().all(|value| *value == values[0]) {
+        true => *values.first()?,
+        false => values.iter().sum::<f64>() / n,
+    };
     let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
     let sd = (values.len() > 1).then(|| (square / (n - 1.0)).sqrt());
-    (!values.is_empty()).then_some((mean, sd))
+    Some((mean, sd))
 }
 
 /// Returns the mean difference of `of` between two rows over the seeds of which both have it, and the number of these seeds; `None` if there
-/// is no such seed.
+/// is no such seed. The difference of equal means is 0, whatever the order of their seeds.
 pub fn ahead(
     row: &[&Record],
     base: &[&Record],
     of: impl Fn(&Record) -> Option<f64>,
 ) -> Option<(f64, usize)> {
-    let difference = |r: &&Record| {
+    let both = |r: &&Record| {
         let other = base.iter().find(|b| b.seed == r.seed)?;
-        Some(of(r)? - of(other)?)
+        Some((of(r)?, of(other)?))
     };
-    let all: Vec<f64> = row.iter().filter_map(difference).collect();
-    mean_sd(&all).map(|(mean, _)| (mean, all.len()))
+    let (own, others): (Vec<f64>, Vec<f64>) = row.iter().filter_map(both).unzip();
+    let differences = Vec::from_iter(own.iter().zip(&others).map(|(a, b)| a - b));
+    let mean = |values: &[f64]| Some(mean_sd(values)?.0);
+    let difference = match are_equal(mean(&own)?, mean(&others)?) {
+        true => 0.0,
+        false => mean(&differences)?,
+    };
+    Some((difference, own.len()))
 }
 
 /// Returns the standard error of the mean of `values` over F fits of a codebook, with the standard errors `within` each:
@@ -82,6 +108,35 @@ mod tests {
         assert_eq!(mean_sd(&[]), None);
         assert_eq!(mean_sd(&[3.0]), Some((3.0, None)));
         assert_eq!(mean_sd(&[1.0, 3.0]), Some((2.0, Some(2.0_f64.sqrt()))));
+    }
+
+    /// Three times 28.3 is 84.9 and a bit, and the differences of the two rows below add up to -2.8e-17.
+    #[test]
+    fn equal_numbers_have_no_deviation_and_no_difference() {
+        for value in [28.3, 0.1, 61.7, 33.333_333_333_333_336] {
+            for n in [2, 3, 7] {
+                assert_eq!(mean_sd(&vec![value; n]), Some((value, Some(0.0))));
+            }
+        }
+        let row = |accuracies: [f64; 3]| {
+            let all = (0..).zip(accuracies);
+            Vec::from_iter(all.map(|(seed, lp)| Record {
+                seed,
+                lp_top1: Some(lp),
+                ..Record::default()
+            }))
+        };
+        let ahead_of = |a: [f64; 3], b: [f64; 3]| {
+            let (a, b) = (row(a), row(b));
+            let (a, b) = (Vec::from_iter(&a), Vec::from_iter(&b));
+            ahead(&a, &b, |r| r.lp_top1).unwrap()
+        };
+        let (a, b) = ([0.1, 0.2, 0.4], [0.4, 0.1, 0.2]);
+        assert_ne!(a.iter().zip(b).map(|(a, b)| a - b).sum::<f64>(), 0.0);
+        assert_eq!(ahead_of(a, b).0.to_bits(), 0);
+        // An image in a hundred million.
+        let (more, seeds) = ahead_of([50.000_001; 3], [50.0; 3]);
+        assert!(seeds == 3 && (more - 1e-6).abs() < 1e-12, "{more}");
     }
 
     #[test]

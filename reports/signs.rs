@@ -41,7 +41,13 @@ pub fn p_of_sizes(sizes: &[usize], sum: i64) -> f64 {
         }
         (low, parts) = (low + k * first, next);
     }
-    let tail: f64 = parts.iter().take((most + 1).saturating_sub(low)).sum();
+    let begin = (most + 1).saturating_sub(low);
+    // Sums that are nearer to 0. If there is none, p is 1, which the sum of the others need not be.
+    let nearer = parts.iter().skip(begin).take(all - 2 * most - 1);
+    if nearer.sum::<f64>() == 0.0 {
+        return 1.0;
+    }
+    let tail: f64 = parts.iter().take(begin).sum();
     (2.0 * tail).clamp(LEAST, 1.0)
 }
 
@@ -94,6 +100,19 @@ mod tests {
         let expected = far as f64 / f64::from(all);
         assert!((sign_flip(&differences) - expected).abs() < 1e-12);
         assert_eq!((sign_flip(&[]), sign_flip(&[1, -1])), (1.0, 1.0));
+    }
+
+    /// It was 0.9999999999999999 or so. A sum of an odd number of ones is never nearer to 0 than 1.
+    #[test]
+    fn a_certain_p_is_one() {
+        for n in (1..2000_usize).step_by(2) {
+            assert_eq!(p_of_sizes(&[n], 1), 1.0, "{n}");
+            assert_eq!(p_of_sizes(&[0, 0, n], -3), 1.0, "{n}");
+        }
+        for n in 2..2000_usize {
+            let p = p_of_sizes(&[n], 2 - n as i64 % 2);
+            assert!(p <= 1.0 && (p < 1.0 || n % 2 == 1), "{n}: {p}");
+        }
     }
 
     /// Four images that differ, all in one direction, are no evidence; thousands are, and the smallest p is not 0.

@@ -62,3 +62,44 @@ fn committed_evidence_is_drawn_again_byte_for_byte() {
     }
     assert!(runs > 0, "no run in {results:?}");
 }
+
+/// Rows of an added run had no p, and stars only said that those of the first run have some.
+#[test]
+fn rows_of_an_added_run_have_the_tests_of_its_own_report() {
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    let runs = fs::read_dir(&results)
+        .unwrap()
+        .map(|run| run.unwrap().path());
+    let mut runs: Vec<PathBuf> = runs.filter(|run| run.is_dir()).collect();
+    runs.sort();
+    let bench = Bench::new("");
+    let copy = bench.path("run");
+    for file in files(&runs[0]) {
+        fs::create_dir_all(copy.join(&file).parent().unwrap()).unwrap();
+        fs::copy(runs[0].join(&file), copy.join(&file)).unwrap();
+    }
+    let other = runs[1].to_str().unwrap();
+    bench.fine(&["report", "run", "--tables", "1", "--with", other]);
+    // Differences, their p, and in Markdown the stars.
+    let tests = |run: &Path| -> Vec<Vec<String>> {
+        let mut reader = csv::Reader::from_path(run.join("tables/table1.csv")).unwrap();
+        let names = reader.headers().unwrap().clone();
+        let rows = reader.records().map(|row| {
+            let row = row.unwrap();
+            let fields = names.iter().zip(&row);
+            let of_test = |name: &str| name.ends_with("_p") || name.ends_with("_delta");
+            let fields = fields.filter(|(name, _)| of_test(name));
+            fields.map(|(_, field)| field.to_owned()).collect()
+        });
+        rows.collect()
+    };
+    let both = [tests(&runs[0]), tests(&runs[1])].concat();
+    assert_eq!(tests(&copy), both);
+    let stars = |run: &Path| {
+        let table = fs::read_to_string(run.join("tables/table1.md")).unwrap();
+        let rows = table.lines().filter(|line| line.starts_with('|'));
+        rows.map(|row| row.replace("**", "").matches('*').count())
+            .sum::<usize>()
+    };
+    assert_eq!(stars(&copy), stars(&runs[0]) + stars(&runs[1]));
+}

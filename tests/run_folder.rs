@@ -101,6 +101,70 @@ fn a_wrong_row_outside_the_selection_is_pending_with_the_reason() {
     );
 }
 
+/// Rows outside the selection lack results of a new seed. Nothing said what they wait for.
+#[test]
+fn a_pending_row_says_what_it_waits_for_until_it_has_it() {
+    let bench = Bench::whole();
+    let out = bench.path("out");
+    let seeds = |seeds: &str| format!("seeds={seeds}");
+    let run = |set: &str, more: &[&str]| {
+        let args = ["run", "suite.yaml", "--out", "out", "--set", set];
+        bench.fine(&[&args[..], more].concat());
+    };
+    run(&seeds("[0]"), &[]);
+    run(&seeds("[0,1]"), &["--only", K4]);
+    let pending = "waits for pretrain, knn, probe, finetune; run the suite with this row and seed";
+    let states = column(&out, "status");
+    let errors = states.iter().zip(column(&out, "error"));
+    for ((status, error), row) in errors.zip(column(&out, "tokenizer")) {
+        let expected = match (&status[..], &row[..]) {
+            ("pending", "No pretraining") => pending.replace("pretrain", "random"),
+            ("pending", _) => pending.to_owned(),
+            _ => String::new(),
+        };
+        assert_eq!(error, expected, "{states:?}");
+    }
+    assert!(states.contains(&"pending".to_owned()), "{states:?}");
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains(&format!("seed 1: pending {pending}")));
+    let table = std::fs::read_to_string(out.join("tables/table1.md")).unwrap();
+    assert!(
+        table.contains(&format!("- Identity: pending {pending}")),
+        "{table}"
+    );
+    run(&seeds("[0,1]"), &[]);
+    assert_eq!(column(&out, "status"), ["ok"; 8]);
+    assert_eq!(column(&out, "error"), [""; 8]);
+}
+
+/// Opening a pipe for writing waits for a reader, also after SIGTERM.
+#[test]
+#[cfg(unix)]
+fn a_pipe_in_place_of_log_or_lock_is_refused() {
+    let bench = Bench::whole();
+    bench.fine(&["score", "suite.yaml", "--out", "out", "--only", K4]);
+    let score = ["score", "suite.yaml", "--out", "out"];
+    let report = ["report", "out"];
+    for (name, refusing) in [
+        ("log.txt", &[&score[..]][..]),
+        (".lock", &[&score[..], &report[..]][..]),
+    ] {
+        let path = bench.path("out").join(name);
+        let _ = std::fs::remove_file(&path);
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        for args in refusing {
+            let said = [
+                "found a pipe or a device, expected a regular file",
+                "remove it",
+            ];
+            bench.refused(args, &[&[name], &said[..]].concat());
+        }
+        std::fs::remove_file(&path).unwrap();
+        bench.fine(&score);
+    }
+}
+
 #[test]
 fn damaged_results_of_an_earlier_run_are_looked_up_again() {
     let bench = Bench::whole();

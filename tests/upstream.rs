@@ -64,6 +64,11 @@ fn score_does_not_pretrain_and_only_pretrains_the_required_encoder() {
     );
     let run = bench.path("runs/tiny");
     assert_eq!(column(&run, "status"), ["ok", "ok", "pending", "pending"]);
+    let why = &column(&run, "error")[2];
+    assert!(
+        why.starts_with("waits for the pretrained encoder of MAE, then fit"),
+        "{why}"
+    );
     let tokens = [
         "tokenize",
         "suite.yaml",
@@ -96,6 +101,7 @@ fn score_does_not_pretrain_and_only_pretrains_the_required_encoder() {
     assert!(lines[1].contains("pretrain to compute"), "{plan}");
     bench.fine(&["score", "suite.yaml"]);
     assert_eq!(column(&run, "status"), ["ok"; 4]);
+    assert_eq!(column(&run, "error"), [""; 4]);
 
     // A damaged encoder is reported and set aside; the row waits for a new one.
     let stored = fs::read_dir(bench.path("runs/.store/pretrain")).unwrap();

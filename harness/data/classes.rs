@@ -45,18 +45,29 @@ pub(super) fn choose(
         };
         let (train, val) = (sorted(found.train), sorted(found.val));
         let (train, val) = (only(&train, &val), only(&val, &train));
-        let some = |names: &[String]| names[..names.len().min(3)].join(", ");
+        let sides = [("train", &train), ("val", &val)];
+        let sides = sides.into_iter().filter(|(_, names)| !names.is_empty());
+        let sides = sides.map(|(split, names)| format!("only in {split}: {}", first(names)));
         return Err(DataError::at(
             root,
             format!(
-                "train and val have different classes (only in train: {}; only in val: {}{}); they must be the same; correct the images or write a `classes:` list",
-                some(&train),
-                some(&val),
+                "train and val have different classes ({}{}); they must be the same; correct the images or write a `classes:` list",
+                sides.collect::<Vec<_>>().join("; "),
                 alike(&train, &val)
             ),
         ));
     }
     Ok(found.train.to_vec())
+}
+
+/// Returns the first names, and the number of the others.
+fn first(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let text = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => text,
+        others => format!("{text} and {others} more"),
+    }
 }
 
 /// Says how a name of train and another of val differ if they look alike.

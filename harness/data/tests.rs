@@ -195,9 +195,16 @@ fn different_classes_are_named() {
     write_image(&dir.path().join("train/cat/0.png"), 0);
     let error = scanned(&spec(dir.path())).unwrap_err().to_string();
     assert!(
-        error.contains("only in train: cat; only in val: )"),
+        error.contains("different classes (only in train: cat); they must"),
         "{error}"
     );
+    for class in ["cow", "dog", "eel", "fox"] {
+        write_image(&dir.path().join(format!("train/{class}/0.png")), 0);
+    }
+    write_image(&dir.path().join("val/gnu/0.png"), 0);
+    let error = scanned(&spec(dir.path())).unwrap_err().to_string();
+    let expected = "(only in train: cat, cow, dog and 2 more; only in val: gnu)";
+    assert!(error.contains(expected), "{error}");
 }
 
 #[test]

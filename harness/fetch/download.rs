@@ -9,6 +9,8 @@ use anyhow::{anyhow, bail};
 use ureq::http::{HeaderMap, Response, header};
 use ureq::{Agent, Body};
 
+use tessera_models::files;
+
 use super::archive::Archive;
 use super::watch::{Watch, unwritten};
 
@@ -54,7 +56,8 @@ pub fn download(archive: &Archive, part: &Path, watch: Watch<'_>) -> anyhow::Res
 fn attempts(archive: &Archive, part: &Path, watch: Watch<'_>) -> anyhow::Result<()> {
     let mut options = File::options();
     let opened = options.create(true).truncate(false).read(true).write(true);
-    let file = opened.open(part).map_err(|e| unwritten(part, &e))?;
+    let file = files::check_place(part).and_then(|()| opened.open(part));
+    let file = file.map_err(|e| unwritten(part, &e))?;
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_connect(Some(CONNECT))

@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use tessera_models::files;
 use tessera_models::foreign::lost_of;
 
 use crate::sha256::sha256;
@@ -46,7 +47,8 @@ pub fn fetch(archive: &Archive, cache: &Path, watch: Watch<'_>) -> anyhow::Resul
     }
     fs::create_dir_all(cache).map_err(|e| unwritten(cache, &e))?;
     let path = cache.join(format!(".{name}.lock"));
-    let Attempt::Taken(_lock) = Lock::attempt(&path).map_err(|e| unwritten(&path, &e))? else {
+    let attempt = files::check_place(&path).and_then(|()| Lock::attempt(&path));
+    let Attempt::Taken(_lock) = attempt.map_err(|e| unwritten(&path, &e))? else {
         bail!(
             "{}: another process fetches {name}; wait for it",
             path.display()

@@ -11,8 +11,8 @@ use tessera_reports::page::{Card, Page};
 use tessera_reports::paired::compare;
 use tessera_reports::recipes::Parts;
 use tessera_reports::{
-    Column, Comparison, CostRow, HistoryRow, MetricRow, Predicted, Record, TableContext, baseline,
-    notes,
+    Column, Comparison, CostRow, HistoryRow, MetricRow, OtherRun, Predicted, Record, TableContext,
+    baseline, notes,
 };
 
 use super::layout::{LABELS, METRICS, RESULTS, SKIPPED};
@@ -142,13 +142,26 @@ impl RunData {
 
     /// Compares every row with the baseline, image by image.
     pub fn comparisons(&self) -> Vec<Comparison> {
-        let Some(baseline) = baseline(&self.records, self.suite["baseline"].as_str()) else {
+        self.comparisons_with(self.suite["baseline"].as_str())
+    }
+
+    /// As [`comparisons`](Self::comparisons), with the row `named` as the baseline, if the run has it.
+    fn comparisons_with(&self, named: Option<&str>) -> Vec<Comparison> {
+        let Some(baseline) = baseline(&self.records, named) else {
             return Vec::new();
         };
         let predicted = self.predicted().into_iter();
         predicted
             .flat_map(|(evaluation, predicted)| compare(evaluation, &predicted, &baseline))
             .collect()
+    }
+
+    /// Returns the rows and their comparisons, for a table of a run that names this baseline.
+    pub fn beside(&self, named: Option<&str>) -> OtherRun {
+        OtherRun {
+            rows: self.records.iter().map(TableContext::id_of).collect(),
+            comparisons: self.comparisons_with(named),
+        }
     }
 
     /// Returns the data of the figures.

@@ -5,11 +5,11 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tessera_models::files;
 
 use super::earlier::Earlier;
-use super::layout::{LOCK, RESULTS, VISIBLE};
+use super::layout::{LOCK, LOG, RESULTS, VISIBLE};
 use crate::store::{self, Attempt, Lock, write_atomic};
 
 /// A locked run folder. The lock ends when it is dropped, or when the process dies.
@@ -50,6 +50,7 @@ impl RunFolder {
                 name.to_string_lossy()
             );
         }
+        check_place(&out.join(LOG), OTHERWISE)?;
         let folder = Self::lock(out, command, OTHERWISE)?;
         let earlier = Earlier::of(out)?;
         if let Some(other) = earlier.suite_name().filter(|other| *other != suite) {
@@ -70,6 +71,7 @@ impl RunFolder {
     /// If another process writes into it, or its lock cannot be created.
     pub fn lock(out: &Path, command: &str, otherwise: &str) -> anyhow::Result<Self> {
         let path = out.join(LOCK);
+        check_place(&path, otherwise)?;
         let attempt = Lock::attempt(&path).with_context(|| path.display().to_string());
         match attempt.with_context(|| otherwise.to_owned())? {
             Attempt::Taken(lock) => {
@@ -141,6 +143,12 @@ impl RunFolder {
     pub fn explained<T, E: Into<anyhow::Error>>(&self, access: Result<T, E>) -> anyhow::Result<T> {
         access.map_err(|error| self.here().err().unwrap_or_else(|| error.into()))
     }
+}
+
+/// Refuses a pipe, a device or a folder in place of a file that is opened for writing.
+fn check_place(path: &Path, otherwise: &str) -> anyhow::Result<()> {
+    let refused = |error| anyhow!("{}: {error}; remove it, or {otherwise}", path.display());
+    files::check_place(path).map_err(refused)
 }
 
 /// Removes temporary files of dead processes from the folder and its subfolders.

@@ -248,7 +248,9 @@ pub fn report(
     cx.notes.extend(left_out(&records));
     let losses = data.losses();
     // Rows of other runs may have the same names.
-    cx.own = data.records.iter().map(TableContext::recipe_of).collect();
+    cx.own = data.records.iter().map(TableContext::id_of).collect();
+    let named = cx.baseline.as_deref();
+    cx.others = others.iter().map(|other| other.beside(named)).collect();
     cx.risen = risen_rows(&losses)
         .map(|(row, ..)| row.to_owned())
         .collect();

@@ -1,6 +1,7 @@
 //! Collects the results of a walk in memory and writes them into the run folder after every stage.
 
 mod origin;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -31,6 +32,7 @@ use crate::stages::common::targets::picture;
 use crate::stages::{fit_seeds, metrics, of_seed};
 use crate::store::Entry;
 use crate::suite::{Row, expand};
+use waiting::Waiting;
 
 /// Receives the events of a walk and holds the data of the run.
 pub struct Board<'a> {
@@ -41,7 +43,9 @@ pub struct Board<'a> {
     /// Rows of the run folder.
     rows: Vec<&'a Row>,
     /// Covered nodes whose results each cell lacks.
-    lacking: Vec<BTreeSet<usize>>,
+    waiting: Vec<Waiting>,
+    /// Nodes with results.
+    computed: BTreeSet<usize>,
     /// Metrics by cell and index of the fit.
     fits: BTreeMap<usize, BTreeMap<usize, Vec<Estimate>>>,
 }
@@ -63,14 +67,15 @@ impl<'a> Board<'a> {
             cx,
             rows,
             writer: Writer::new(out, &data.records)?,
-            lacking: vec![BTreeSet::new(); data.records.len()],
+            waiting: vec![Waiting::default(); data.records.len()],
+            computed: BTreeSet::new(),
             fits: BTreeMap::new(),
             data,
         };
         for node in &graph.nodes {
             if covered(node) && !node.stage.is_optional() {
                 for cell in board.cells(node) {
-                    board.lacking[cell].insert(node.at);
+                    board.waiting[cell].add(node, graph);
                     board.enter_machine(cell, node);
                 }
             }
@@ -138,17 +143,6 @@ impl<'a> Board<'a> {
         let all = record.checkpoints().filter(|_| self.has_first_seed(cell));
         all.map(|(what, taken)| format!("{}: {what} of {taken}", record.tokenizer))
             .collect()
-    }
-
-    /// Marks cells with all results as `ok`. A kept row that is wrong has no nodes.
-    fn settle(&mut self) {
-        let seeds = self.cx.suite.file.seeds.len();
-        for (cell, record) in self.data.records.iter_mut().enumerate() {
-            let is_wrong = self.rows[cell / seeds].skip.is_some();
-            if record.status == "pending" && !is_wrong && self.lacking[cell].is_empty() {
-                record.status = "ok".into();
-            }
-        }
     }
 
     /// Enters why cells that have not failed lack something on which no number depends.
@@ -333,8 +327,9 @@ impl Watch for Board<'_> {
     fn done(&mut self, node: &Node<'_>, done: &Done<'_>) -> anyhow::Result<()> {
         for cell in self.cells(node) {
             self.enter(cell, node, done)?;
-            self.lacking[cell].remove(&node.at);
+            self.waiting[cell].remove(node.at);
         }
+        self.computed.insert(node.at);
         if node.stage.is_optional() {
             self.note(node, "");
         }
@@ -350,6 +345,7 @@ impl Watch for Board<'_> {
         }
         for cell in self.cells(node) {
             let record = &mut self.data.records[cell];
+            self.waiting[cell].forget(record);
             record.status = "failed".into();
             let error = match node.part {
                 Part::Fit(fit) if fit > 0 => {

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tessera_models::files;
 
+use super::hq;
 use super::scheduler::Scheduler;
 use crate::folder::layout::SUBMIT;
 use crate::run::nodes::PlannedNode;
@@ -100,6 +101,9 @@ impl Folder {
     pub fn lock(&self) -> anyhow::Result<Lock> {
         let path = self.0.join(LOCK);
         fs::create_dir_all(&self.0).with_context(|| self.0.display().to_string())?;
+        if let Err(error) = files::check_place(&path) {
+            bail!("{}: {error}; remove it", path.display());
+        }
         match Lock::attempt(&path).with_context(|| path.display().to_string())? {
             Attempt::Taken(lock) => Ok(lock),
             Attempt::Busy => bail!(
@@ -146,7 +150,7 @@ impl Folder {
         remove(fs::remove_file(self.0.join(JOBS)), &self.0)
     }
 
-    /// Replaces an earlier submission, whose logs stay, by a new plan.
+    /// Replaces an earlier submission, to whatever scheduler, by a new plan. Its logs stay.
     ///
     /// # Errors
     /// If the folder cannot be written.
@@ -160,7 +164,8 @@ impl Folder {
         let named = || self.0.display().to_string();
         for entry in fs::read_dir(&self.0).with_context(named)? {
             let path = entry.with_context(named)?.path();
-            if path.extension().is_some_and(|end| end == "sbatch") {
+            // Their numbers are those of nodes of an earlier plan.
+            if path.extension().is_some_and(|end| end == "sbatch") || path.ends_with(hq::FILE) {
                 remove(fs::remove_file(&path), &path)?;
             }
         }

@@ -14,7 +14,7 @@ use super::folder::{Folder, Jobs, LOGS, Plan};
 use super::scheduler::{Live, Scheduler, output, quoted};
 
 /// The job file.
-const FILE: &str = "hq.toml";
+pub(super) const FILE: &str = "hq.toml";
 /// Variables of the submission that tasks get, besides those whose names begin with `TESSERA_` and those that the suite uses. Tasks
 /// otherwise have the environment of their worker.
 const VARIABLES: &[&str] = &[

@@ -27,7 +27,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tessera_models::{files, foreign};
-use tessera_tokenizers::config::expected_one_of;
 use tessera_tokenizers::{BuildContext, Config, Error, Grid, Programs};
 
 pub use choices::{Augment, Pooling, ProbeOptimizer, ResidualStream};
@@ -142,7 +141,8 @@ impl Suite {
         file.dataset = images.value().clone();
         let rows = row::rows(&entries, &file, &top, registry)?;
         if let Some(name) = &file.baseline {
-            check_name(name, &rows).map_err(|message| top.error("baseline", message))?;
+            let all = rows.iter().map(|row| row.name.as_str());
+            names::check(name, all).map_err(|message| top.error("baseline", message))?;
         }
         let fit_seeds = file.fit_seeds().unwrap_or_else(|| FIT_SEEDS[..1].to_vec());
         let resolved = resolved(&file, &fit_seeds, &rows);
@@ -247,12 +247,11 @@ impl Suite {
     pub fn select(&mut self, only: &[String]) -> Result<(), SuiteError> {
         let mut chosen = HashSet::new();
         for name in only {
-            let matching = matching(name, &self.rows);
-            if matching.is_empty() {
-                check_name(name, &self.rows)
-                    .map_err(|message| SuiteError::Argument(format!("--only {name}: {message}")))?;
-            }
-            chosen.extend(matching);
+            let all = self.rows.iter().map(|row| row.name.as_str());
+            let matching = names::matching(name, all);
+            let matching = matching
+                .map_err(|message| SuiteError::Argument(format!("--only {name}: {message}")))?;
+            chosen.extend(matching.into_iter().map(str::to_owned));
         }
         if !only.is_empty() {
             let all = std::mem::take(&mut self.rows);
@@ -450,26 +449,6 @@ fn text(path: &Path) -> io::Result<String> {
             bytes[at]
         ))
     })
-}
-
-/// Returns the rows that `only` names: the row of this name, otherwise those that match it as a pattern ("K-means *").
-fn matching(only: &str, rows: &[Row]) -> Vec<String> {
-    let names = || rows.iter().map(|row| row.name.clone());
-    let exact: Vec<String> = names().filter(|name| name == only).collect();
-    match (exact.is_empty(), glob::Pattern::new(only)) {
-        (true, Ok(pattern)) => names().filter(|name| pattern.matches(name)).collect(),
-        _ => exact,
-    }
-}
-
-/// Checks that a row is called `name`; the error is a message.
-fn check_name(name: &str, rows: &[Row]) -> Result<(), String> {
-    let names = rows.iter().map(|row| row.name.as_str());
-    if names.clone().any(|row| row == name) {
-        return Ok(());
-    }
-    let expected = expected_one_of(name, names);
-    Err(format!("no row is called {name:?}, {expected}"))
 }
 
 /// Seeds of the codebooks if a suite states none: all for a run that only scores. A run that trains fits once, because a second fit

@@ -37,7 +37,7 @@ pub(super) fn no_encoder(names: &[String], objects: &[String]) -> String {
 }
 
 /// "`a`, `b`, `c` and 4 others".
-fn shown(names: &[&str]) -> String {
+pub(super) fn shown(names: &[&str]) -> String {
     let first = names.iter().take(SHOWN);
     let first: Vec<String> = first.map(|name| format!("`{name:.80}`")).collect();
     let first = first.join(", ");

@@ -11,7 +11,7 @@ use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{Predicted, SIGNIFICANT, compare, over};
 use crate::recipes::other_recipes;
-use crate::seeds::names;
+use crate::seeds::{are_equal, names};
 
 /// A tokenizer with its seed-mean accuracy.
 struct Ranked<'a> {
@@ -19,6 +19,15 @@ struct Ranked<'a> {
     mean: f64,
     sd: Option<f64>,
     seeds: usize,
+}
+
+impl Ranked<'_> {
+    /// Returns name and number, with the row's own deviation.
+    fn said(&self) -> String {
+        let spread = self.sd.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
+        let name = escaped(self.name);
+        format!("<strong>{name}</strong> with {:.1}{spread} %", self.mean)
+    }
 }
 
 /// Returns the advice as paragraphs of HTML.
@@ -119,21 +128,14 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
     let predicted = data.predicted.get(evaluation.key).into_iter().flatten();
     let in_seeds = |p: &&Predicted| shared.seeds.is_empty() || shared.seeds.contains(&p.seed);
     let predicted: Vec<Predicted> = predicted.filter(in_seeds).cloned().collect();
-    let spread = best.sd.map(|sd| format!(" ± {sd:.1}")).unwrap_or_default();
-    let tied = ranked[1..].iter().take_while(|row| row.mean == best.mean);
-    let tied = Vec::from_iter(tied.map(|row| format!("; <strong>{}</strong>", escaped(row.name))));
-    let words = match (ranked.len(), tied.len()) {
+    let is_best = |row: &&Ranked<'_>| are_equal(row.mean, best.mean);
+    let first = Vec::from_iter(ranked.iter().take_while(is_best).map(Ranked::said));
+    let words = match (ranked.len(), first.len()) {
         (1, _) => "the only compared row is",
-        (_, 0) => "the best is",
+        (_, 1) => "the best is",
         _ => "the best are, with equal numbers,",
     };
-    let mut text = format!(
-        "By {}, {words} <strong>{}</strong>{} with {:.1}{spread} %",
-        evaluation.title,
-        escaped(best.name),
-        tied.concat(),
-        best.mean
-    );
+    let mut text = format!("By {}, {words} {}", evaluation.title, first.join("; "));
     if let Some(floor) = shared.best_first(evaluation, true).first() {
         let all = compare(evaluation.key, &predicted, floor.name);
         text.push_str(&above(best, floor, whole(&all, best, best, floor)));
@@ -141,7 +143,7 @@ fn sentence(records: &[Record], data: &FigureData, evaluation: &Evaluation) -> O
     text.push_str(&shared.words(best, evaluation));
     if let Some(next) = ranked.get(1) {
         let all = compare(evaluation.key, &predicted, best.name);
-        if tied.is_empty() {
+        if first.len() == 1 {
             text.push_str(&against(best, next, whole(&all, next, best, next)));
         }
         text.push_str(&equals(best, &ranked[1..], &all));
@@ -162,7 +164,7 @@ fn whole<'c>(
 
 /// Says that the best row is not above the row without pretraining.
 fn above(best: &Ranked<'_>, floor: &Ranked<'_>, over: Option<&Comparison>) -> String {
-    if best.mean > floor.mean {
+    if best.mean > floor.mean && !are_equal(best.mean, floor.mean) {
         return String::new();
     }
     let side = match over.is_some_and(Comparison::is_significant) {

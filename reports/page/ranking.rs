@@ -11,7 +11,7 @@ use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{compare, over};
 use crate::recipes::other_recipes;
-use crate::seeds::{ahead, mean_sd};
+use crate::seeds::{ahead, mean_sd, minus};
 
 type Number = dyn Fn(&Record) -> Option<f64>;
 
@@ -50,7 +50,7 @@ fn columns() -> Vec<Shown> {
         about: "Mean TCAS under permuted labels minus TCAS: the distance from chance level",
         better: Better::Higher,
         decimals: 3,
-        of: Box::new(|r| Some(r.tcas_null? - r.tcas?)),
+        of: Box::new(|r| Some(minus(r.tcas_null?, r.tcas?))),
         varies: false,
         se: Some(|r, data| Some(Excess::of(r, &data.metrics, TCAS)?.se)),
     };

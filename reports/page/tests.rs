@@ -186,9 +186,19 @@ fn the_best_row_is_compared_with_the_row_without_pretraining() {
         record("c", 0, 40.0),
     ];
     let text = advice(&tied, &FigureData::default()).join("\n");
-    let both =
-        "the best are, with equal numbers, <strong>a</strong>; <strong>b</strong> with 50.0 %";
+    let both = "the best are, with equal numbers, <strong>a</strong> with 50.0 %; <strong>b</strong> with 50.0 % (";
     assert!(text.contains(both) && !text.contains("The next"), "{text}");
+    // Each has its own deviation, and the sums of equal numbers may be rounded in two ways.
+    let of_row = |name: &'static str, lp: [f64; 3]| {
+        (0..).zip(lp).map(move |(seed, lp)| record(name, seed, lp))
+    };
+    let rows = of_row("a", [0.1, 0.2, 0.3]).chain(of_row("b", [0.3, 0.2, 0.1]));
+    let text = advice(&Vec::from_iter(rows), &FigureData::default()).join("\n");
+    assert!(text.contains("best are, with equal numbers"), "{text}");
+    let spread = Vec::from_iter(of_row("a", [50.0; 3]).chain(of_row("b", [40.0, 50.0, 60.0])));
+    let text = advice(&spread, &FigureData::default()).join("\n");
+    let both = "<strong>a</strong> with 50.0 ± 0.0 %; <strong>b</strong> with 50.0 ± 10.0 % (mean";
+    assert!(text.contains(both), "{text}");
     let html = ranking::ranking(&records, &FigureData::default());
     assert!(html.contains("FT not above No pretraining") && !html.contains("LP not above"));
 }

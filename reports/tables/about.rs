@@ -24,6 +24,18 @@ pub struct TableAbout {
 /// Selects and sorts rows.
 pub(crate) type Select = for<'r> fn(Vec<Row<'r>>) -> Vec<Row<'r>>;
 
+/// What tells rows of one name apart: suite, recipe, images, what the tokenizer and the encoder are made from, and how their numbers are computed.
+pub type RowId = [String; 10];
+
+/// A further run in a table.
+#[derive(Clone, Debug, Default)]
+pub struct OtherRun {
+    /// Its rows.
+    pub rows: BTreeSet<RowId>,
+    /// Their comparisons with the baseline.
+    pub comparisons: Vec<Comparison>,
+}
+
 /// Data of tables besides the records.
 #[derive(Clone, Debug, Default)]
 pub struct TableContext {
@@ -33,28 +45,51 @@ pub struct TableContext {
     pub overrides: Vec<(String, String)>,
     /// Comparisons with the baseline, for the marks in table 1.
     pub comparisons: Vec<Comparison>,
+    /// Further runs whose rows the table has.
+    pub others: Vec<OtherRun>,
     /// `metrics.csv` of the runs, for statements about chance levels.
     pub metrics: Vec<MetricRow>,
     /// Rows whose pretraining has not lowered its loss.
     pub risen: Vec<String>,
-    /// Rows of the run that `risen` and `overrides` are of, if there are rows of other runs: tokenizer, recipe and images.
-    pub own: BTreeSet<[String; 3]>,
+    /// Rows of the run that `comparisons`, `risen` and `overrides` are of, if there are rows of other runs.
+    pub own: BTreeSet<RowId>,
     /// Further footnotes.
     pub notes: Vec<String>,
 }
 
 impl TableContext {
     /// Returns what tells rows of one name apart.
-    pub fn recipe_of(record: &Record) -> [String; 3] {
+    pub fn id_of(record: &Record) -> RowId {
         let all = [
+            &record.suite,
             &record.tokenizer,
             &record.recipe_hash,
             &record.dataset_fingerprint,
+            &record.fields,
+            &record.tokenizer_digest,
+            &record.encoder_digest,
+            &record.engine,
+            &record.dtype,
+            &record.fit_seeds,
         ];
         all.map(String::clone)
     }
 
     pub(super) fn is_own(&self, record: &Record) -> bool {
-        self.own.is_empty() || self.own.contains(&Self::recipe_of(record))
+        self.own.is_empty() || self.own.contains(&Self::id_of(record))
+    }
+
+    /// Returns the comparisons of the run that has both records: the first with `record`, of which the table's numbers are.
+    pub(super) fn comparisons_of(&self, record: &Record, base: &Record) -> &[Comparison] {
+        if self.is_own(record) {
+            return match self.is_own(base) {
+                true => &self.comparisons,
+                false => &[],
+            };
+        }
+        let has = |run: &OtherRun, record| run.rows.contains(&Self::id_of(record));
+        let run = self.others.iter().find(|run| has(run, record));
+        let run = run.filter(|run| has(run, base));
+        run.map_or(&[], |run| &run.comparisons)
     }
 }

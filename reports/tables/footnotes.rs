@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use super::about::TableContext;
 use super::remarks;
 use super::rows::{Row, base_of};
-use super::targets::compared_in_part;
 use super::told::{Settings, by_frequency};
 use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
@@ -125,8 +124,14 @@ fn against(rows: &[Row<'_>], cx: &TableContext) -> Option<String> {
 
 /// Explains the marks of table 1. Rows may have different numbers of seeds.
 fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
-    let over = cx.comparisons.iter().filter(|c| c.seed.is_none());
+    let others = cx.others.iter().flat_map(|run| &run.comparisons);
+    let over = cx.comparisons.iter().chain(others);
+    let over = over.filter(|c| c.seed.is_none());
     let seeds: BTreeSet<usize> = over.map(|c| c.seeds).collect();
+    let of_runs = match cx.others.is_empty() {
+        true => "",
+        false => " of each run",
+    };
     let several: Vec<String> = seeds
         .iter()
         .filter(|n| **n > 1)
@@ -136,8 +141,8 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
     if !several.is_empty() {
         let _ = write!(
             notes,
-            " *: p < {SIGNIFICANT}, exact sign-flip test over the validation images of the mean difference over {} seeds, Holm over the rows, and a 95 % interval \
-             without 0 (`comparisons.csv`).",
+            " *: p < {SIGNIFICANT}, exact sign-flip test over the validation images of the mean difference over {} seeds, Holm over the rows{of_runs}, and a 95 % interval \
+             without 0 (`comparisons.csv`{of_runs}).",
             several.join(" or ")
         );
     }
@@ -147,12 +152,8 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
              not their tokenizers, because it leaves out the variation between seeds.",
         );
     }
-    let in_part = compared_in_part(rows, cx).join("; ");
-    if !in_part.is_empty() {
-        let _ = write!(
-            notes,
-            " No marks and no p, because the folder lacks the predictions of some seeds: {in_part}."
-        );
+    if let Some(note) = remarks::not_tested(true, rows, cx).footnote(rows) {
+        let _ = write!(notes, " {note}");
     }
     notes
 }

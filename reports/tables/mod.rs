@@ -15,7 +15,7 @@ mod told;
 
 use std::fmt::Write;
 
-pub use about::{TableAbout, TableContext};
+pub use about::{OtherRun, RowId, TableAbout, TableContext};
 
 use crate::columns::{MetricRow, Record};
 use crate::error::{Error, Result};

@@ -2,6 +2,7 @@
 
 use super::about::TableContext;
 use super::rows::Row;
+use super::targets;
 use super::told::{Settings, by_frequency};
 use crate::chance::{ENOUGH, Excess, SHOWN, few_patches};
 use crate::column::Column;
@@ -63,6 +64,19 @@ pub fn at_chance(cx: &TableContext) -> [Remark<'_>; 2] {
             let excess = Excess::of(row.first(), &cx.metrics, &column)?;
             (!excess.is_shown()).then(|| format!(" ({})", excess.text()))
         })
+    })
+}
+
+/// Rows of a table with `deltas` of which a difference is not tested.
+pub fn not_tested<'a>(deltas: bool, rows: &'a [Row<'a>], cx: &'a TableContext) -> Remark<'a> {
+    let all = match deltas {
+        true => targets::not_tested(rows, cx),
+        false => Vec::new(),
+    };
+    let what =
+        "No marks and no p, because no run folder has the predictions of both rows for all seeds";
+    remark(what, move |row| {
+        all.iter().any(|one| one.is(row)).then(String::new)
     })
 }
 
@@ -146,6 +160,7 @@ pub fn notes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
         of_checkpoints(),
         labelled(),
         remark(NOT_LOWERED, risen),
+        not_tested(deltas, rows, cx),
     ]);
     let of_row = |row: &Row<'_>| {
         let remarks = all.iter();

@@ -45,9 +45,8 @@ fn delta<'a>(
     let title = format!("Δ {}", evaluation.short);
     let name = format!("{}_delta", evaluation.key);
     fields::plain(&title, &name, move |row| {
-        let base = base_of(rows, row, cx.baseline.as_deref()).filter(|b| b.name != row.name);
-        match base.and_then(|b| row.ahead_of(b, |r| evaluation.accuracy(r))) {
-            Some((value, _)) => Cell::Delta {
+        match difference(evaluation, rows, cx, row) {
+            Some((_, value, _)) => Cell::Delta {
                 value,
                 // A test on the images of one seed compares two models, not their tokenizers.
                 marked: own(evaluation, rows, cx, row)
@@ -58,42 +57,40 @@ fn delta<'a>(
     })
 }
 
-/// Returns the comparison of a row, if it is of all seeds of the difference: the folder may lack the predictions of some.
+/// Returns the row with which another is compared, their mean difference and the number of its seeds.
+fn difference<'a>(
+    evaluation: &Evaluation,
+    rows: &'a [Row<'a>],
+    cx: &TableContext,
+    row: &Row<'_>,
+) -> Option<(&'a Row<'a>, f64, usize)> {
+    let base = base_of(rows, row, cx.baseline.as_deref()).filter(|b| b.name != row.name)?;
+    let (value, seeds) = row.ahead_of(base, |r| evaluation.accuracy(r))?;
+    Some((base, value, seeds))
+}
+
+/// Returns the comparison of a row by its run, if it is of the same baseline and of all seeds of the difference: the folder may lack the
+/// predictions of some, and other runs may have further seeds.
 fn own<'a>(
     evaluation: &Evaluation,
     rows: &[Row<'_>],
     cx: &'a TableContext,
     row: &Row<'_>,
 ) -> Option<&'a Comparison> {
-    let (found, seeds) = compared(evaluation, rows, cx, row)?;
-    (found.seeds == seeds).then_some(found)
+    let (base, _, seeds) = difference(evaluation, rows, cx, row)?;
+    let all = cx.comparisons_of(row.first(), base.first());
+    let found = over(all, evaluation.key, &row.name)?;
+    (found.seeds == seeds && found.baseline == base.name).then_some(found)
 }
 
-/// Returns the comparison of a row, and the number of seeds of its difference. Only the first run has comparisons.
-fn compared<'a>(
-    evaluation: &Evaluation,
-    rows: &[Row<'_>],
-    cx: &'a TableContext,
-    row: &Row<'_>,
-) -> Option<(&'a Comparison, usize)> {
-    // A further run of the suite has rows of the same names.
-    let first = rows.iter().find(|r| r.name == row.name)?;
-    let is_own = first.is(row) && row.setting() == rows[0].setting();
-    let found = over(&cx.comparisons, evaluation.key, &row.name).filter(|_| is_own)?;
-    let base = base_of(rows, row, cx.baseline.as_deref())?;
-    let (_, seeds) = row.ahead_of(base, |r| evaluation.accuracy(r))?;
-    Some((found, seeds))
-}
-
-/// Returns the rows of which the images of fewer seeds are compared than their differences are means of.
-pub(super) fn compared_in_part<'a>(rows: &'a [Row<'a>], cx: &TableContext) -> Vec<&'a str> {
-    let in_part = |row: &&Row<'_>| {
+/// Returns the rows with a difference that is not tested.
+pub(super) fn not_tested<'a>(rows: &'a [Row<'a>], cx: &TableContext) -> Vec<&'a Row<'a>> {
+    let lacks_a_test = |row: &&Row<'_>| {
         let mut all = Evaluation::compared();
         all.any(|evaluation| {
-            let found = compared(evaluation, rows, cx, row);
-            found.is_some_and(|(found, seeds)| found.seeds < seeds)
+            difference(evaluation, rows, cx, row).is_some()
+                && own(evaluation, rows, cx, row).is_none()
         })
     };
-    let rows = rows.iter().filter(in_part);
-    rows.map(|row| row.name.as_str()).collect()
+    rows.iter().filter(lacks_a_test).collect()
 }

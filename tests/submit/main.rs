@@ -291,4 +291,11 @@ fn a_job_file_of_hyperqueue_computes_the_suite_also_if_a_row_fails() {
     let said = bench.fine(&["runs", "out"]);
     assert!(said.contains("2 failed, "), "{said}");
     assert!(said.contains(" not run"), "{said}");
+    // Numbers of tasks are those of nodes in the plan, which another submission replaces.
+    for (to, has_tasks) in [("slurm", false), ("hq", true)] {
+        let output = submit(&bench, Path::new("/"), &["--to", to, "--dry-run"]);
+        assert!(output.status.success(), "{}", error(&output));
+        assert_eq!(bench.path("out/submit/hq.toml").exists(), has_tasks);
+        assert_eq!(scripts(&bench.path("out")).is_empty(), has_tasks);
+    }
 }

@@ -104,22 +104,84 @@ fn another_tokenizer_or_precision_of_a_name_is_another_row() {
     assert!(left_out(&twice).unwrap().contains("K, seed 0"));
 }
 
-#[test]
-fn only_rows_of_the_first_run_have_its_stars() {
-    let records = two(|r| r.recipe_hash = "01".into());
-    let comparison = Comparison {
+/// The comparison of K by linear probing over so many seeds.
+fn tested(seeds: usize, p_holm: f64) -> Comparison {
+    Comparison {
         evaluation: "lp".into(),
         tokenizer: "K".into(),
-        seeds: 2,
-        p_holm: 0.01,
+        baseline: "Identity function (MAE)".into(),
+        seeds,
+        p_holm,
         ..Comparison::default()
-    };
+    }
+}
+
+/// Rows of an added run had no stars and no p, and nothing said so.
+#[test]
+fn every_row_has_the_star_of_its_own_run_or_a_note() {
+    type Change = fn(&mut Record);
+    let changes: [Change; 3] = [
+        |r| r.recipe_hash = "01".into(),
+        |r| r.suite = "other".into(),
+        |r| r.dataset_fingerprint = "ab".into(),
+    ];
+    for change in changes {
+        let mut records = two(change);
+        records.iter_mut().for_each(|r| r.ft_top1 = None);
+        let ids = |records: &[Record]| records.iter().map(TableContext::id_of).collect();
+        let found = |own: f64, other: Option<f64>| {
+            let cx = TableContext {
+                comparisons: vec![tested(2, own)],
+                own: ids(&records[..4]),
+                others: vec![OtherRun {
+                    rows: ids(&records[4..]),
+                    comparisons: other.map(|p| tested(2, p)).into_iter().collect(),
+                }],
+                ..TableContext::default()
+            };
+            let rendered = render(1, &records, &cx).unwrap();
+            let rows = rendered.markdown.lines().filter(|l| l.starts_with("| K"));
+            let stars: Vec<bool> = rows.map(|row| row.contains("+10.0*")).collect();
+            (stars, rendered)
+        };
+        let (stars, rendered) = found(0.01, Some(0.5));
+        assert_eq!(stars, [true, false], "{}", rendered.markdown);
+        assert!(!rendered.markdown.contains("No marks and no p"));
+        let (stars, rendered) = found(0.5, Some(0.01));
+        assert_eq!(stars, [false, true], "{}", rendered.markdown);
+        assert!(rendered.csv.contains(",0.5,") && rendered.csv.contains(",0.01,"));
+        assert!(
+            rendered
+                .markdown
+                .contains("(`comparisons.csv` of each run)")
+        );
+        let (stars, rendered) = found(0.01, None);
+        assert_eq!(stars, [true, false], "{}", rendered.markdown);
+        let note = "predictions of both rows for all seeds: K (";
+        assert_eq!(rendered.markdown.matches(note).count(), 1);
+        let rows = rendered.csv.lines().filter(|l| l.starts_with('K'));
+        let said: Vec<bool> = rows.map(|l| l.contains("No marks and no p")).collect();
+        assert_eq!(said, [false, true]);
+    }
+}
+
+#[test]
+fn a_comparison_with_another_row_than_the_difference_marks_nothing() {
+    let records = &two(|_| ())[..4];
     let cx = TableContext {
-        comparisons: vec![comparison],
+        comparisons: vec![Comparison {
+            baseline: "another".into(),
+            ..tested(2, 0.01)
+        }],
         ..TableContext::default()
     };
-    let found = render(1, &records, &cx).unwrap().markdown;
-    assert_eq!(found.matches("+10.0*").count(), 1, "{found}");
+    let found = render(1, records, &cx).unwrap();
+    assert!(!found.markdown.contains("+10.0*") && !found.csv.contains(",0.01"));
+    assert!(
+        found.markdown.contains("for all seeds: K."),
+        "{}",
+        found.markdown
+    );
 }
 
 #[test]
@@ -220,7 +282,7 @@ fn the_csv_says_of_a_row_what_footnotes_say() {
     );
     // A row of another run that has the same name.
     let of_other = TableContext {
-        own: [["No pretraining", "ab", ""].map(String::from)].into(),
+        own: [["test", "No pretraining", "ab", ""].map(String::from)].into(),
         ..cx
     };
     let csv = render(3, &all, &of_other).unwrap().csv;
@@ -232,26 +294,51 @@ fn the_csv_says_of_a_row_what_footnotes_say() {
 
 #[test]
 fn a_comparison_of_fewer_seeds_than_the_difference_marks_nothing() {
-    let records = &two(|_| ())[..4];
+    let mut records = two(|_| ());
+    records.truncate(4);
+    records.iter_mut().for_each(|r| r.ft_top1 = None);
     let found = |seeds: usize| {
-        let comparison = Comparison {
-            evaluation: "lp".into(),
-            tokenizer: "K".into(),
-            seeds,
-            p_holm: 0.01,
-            ..Comparison::default()
-        };
         let cx = TableContext {
-            comparisons: vec![comparison],
+            comparisons: vec![tested(seeds, 0.01)],
             ..TableContext::default()
         };
-        render(1, records, &cx).unwrap()
+        render(1, &records, &cx).unwrap()
     };
-    let note = "because the folder lacks the predictions of some seeds: K.";
+    let note = "because no run folder has the predictions of both rows for all seeds: K.";
     for (seeds, whole) in [(1, false), (2, true)] {
         let found = found(seeds);
         assert_eq!(found.markdown.contains("+10.0*"), whole);
         assert_eq!(found.csv.contains(",0.01"), whole, "{}", found.csv);
         assert_eq!(found.markdown.contains(note), !whole, "{}", found.markdown);
+    }
+}
+
+/// Codes that depend on positions alone had a TCAS of -0.00000000000000011 below its null.
+#[test]
+fn a_distance_that_is_rounding_is_zero() {
+    let record = Record {
+        tcas: Some(0.1 + 0.2),
+        tcas_null: Some(0.3),
+        codebook_size: Some(50),
+        ..record("K", "kmeans", 0, 50.0)
+    };
+    let metric = MetricRow {
+        tokenizer: "K".into(),
+        metric: "tcas".into(),
+        value: record.tcas,
+        se: Some(0.01),
+        null_mean: record.tcas_null,
+        null_se: Some(0.0),
+        ..MetricRow::default()
+    };
+    for metrics in [Vec::new(), vec![metric]] {
+        let se = if metrics.is_empty() { "" } else { "0.01" };
+        let cx = TableContext {
+            metrics,
+            ..TableContext::default()
+        };
+        let csv = render(2, std::slice::from_ref(&record), &cx).unwrap().csv;
+        let expected = format!("K,0.30000000000000004,0.3,0,{se}");
+        assert!(csv.contains(&expected), "{csv}");
     }
 }
