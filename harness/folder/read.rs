@@ -18,14 +18,11 @@ use super::layout::{
     CELLS, CLASSES, CODEBOOK, COSTS, ENVIRONMENT, GALLERY, HISTORY, LABELS, MAPS, METRICS, PATCHES,
     RESULTS, SKIPPED, SUITE, cell_folders,
 };
-use super::sums::{self, RESTORE};
+use super::sums::{self, NO_ROWS, RESTORE, lost};
 use crate::metrics::Table;
 use crate::npy;
 
 mod metrics;
-
-/// What is found in a CSV file that is empty or cut to its header.
-const NO_ROWS: &str = "no rows";
 
 /// Returns the bytes of a file; `None` if it does not exist.
 ///
@@ -72,12 +69,6 @@ fn csv<T: for<'de> serde::Deserialize<'de> + Measured>(
     }
     let rows = from_csv(&text, &path.display().to_string());
     Ok(Some(rows.map_err(|e| anyhow!("{e}; {RESTORE}"))?))
-}
-
-/// Returns the message about a file whose content is lost.
-fn lost(path: &Path, found: &str, expected: &str) -> String {
-    let path = path.display();
-    format!("{path}: found {found}, expected {expected}; {RESTORE}")
 }
 
 /// Returns the numbers of an `.npy` file of u32; `None` if it does not exist.

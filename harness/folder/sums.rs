@@ -20,6 +20,15 @@ use crate::sha256::sha256;
 /// What to do about a damaged file.
 pub(super) const RESTORE: &str = "copy the file from a backup, or write the folder again by `bench run` or `bench score`, which use stored results";
 
+/// What is found in a CSV file that is empty or cut to its header.
+pub(super) const NO_ROWS: &str = "no rows";
+
+/// Returns the message about a file whose content is lost.
+pub(super) fn lost(path: &Path, found: &str, expected: &str) -> String {
+    let path = path.display();
+    format!("{path}: found {found}, expected {expected}; {RESTORE}")
+}
+
 /// Returns the error of a file that is not as the run wrote it.
 fn other(path: &Path, found: &str) -> anyhow::Error {
     let path = path.display();

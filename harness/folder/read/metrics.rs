@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::bail;
 use tessera_reports::{Column, Group, MetricRow, Record};
 
-use super::{NO_ROWS, RESULTS, RunData, lost};
+use super::super::data::RunData;
+use super::super::layout::RESULTS;
+use super::super::sums::{NO_ROWS, lost};
 
 /// Checks that every metric of every record has a row in the file `metrics.csv` at `path`, with its number and its chance level.
 pub(super) fn check(data: &RunData, path: &Path) -> anyhow::Result<()> {

@@ -281,8 +281,12 @@ fn the_csv_says_of_a_row_what_footnotes_say() {
         ]
     );
     // A row of another run that has the same name.
+    let own = Record {
+        recipe_hash: "ab".into(),
+        ..all[0].clone()
+    };
     let of_other = TableContext {
-        own: [["test", "No pretraining", "ab", ""].map(String::from)].into(),
+        own: [TableContext::id_of(&own)].into(),
         ..cx
     };
     let csv = render(3, &all, &of_other).unwrap().csv;
