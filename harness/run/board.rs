@@ -145,6 +145,17 @@ impl<'a> Board<'a> {
             .collect()
     }
 
+    /// Settles pending cells. A kept row that is wrong has no nodes.
+    fn settle(&mut self) {
+        let seeds = self.cx.suite.file.seeds.len();
+        let cells = self.data.records.iter_mut().zip(&mut self.waiting);
+        for (cell, (record, waiting)) in cells.enumerate() {
+            if record.status == "pending" && self.rows[cell / seeds].skip.is_none() {
+                waiting.settle(record, &self.computed);
+            }
+        }
+    }
+
     /// Enters why cells that have not failed lack something on which no number depends.
     fn note(&mut self, node: &Node<'_>, error: &str) {
         for cell in self.cells(node) {

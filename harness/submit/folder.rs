@@ -9,7 +9,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tessera_models::files;
 
-use super::hq;
 use super::scheduler::Scheduler;
 use crate::folder::layout::SUBMIT;
 use crate::run::nodes::PlannedNode;
@@ -23,6 +22,8 @@ const JOBS: &str = "jobs.json";
 const SUITE: &str = "suite.yaml";
 /// Held by the process that submits.
 const LOCK: &str = ".lock";
+/// The job file of HyperQueue. Slurm has a script per array, `NAME.sbatch`.
+pub(super) const HQ: &str = "hq.toml";
 /// The folder of files of nodes.
 const NODES: &str = "nodes";
 /// The folder of logs.
@@ -165,7 +166,7 @@ impl Folder {
         for entry in fs::read_dir(&self.0).with_context(named)? {
             let path = entry.with_context(named)?.path();
             // Their numbers are those of nodes of an earlier plan.
-            if path.extension().is_some_and(|end| end == "sbatch") || path.ends_with(hq::FILE) {
+            if path.extension().is_some_and(|end| end == "sbatch") || path.ends_with(HQ) {
                 remove(fs::remove_file(&path), &path)?;
             }
         }

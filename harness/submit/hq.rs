@@ -10,11 +10,9 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::folder::{Folder, Jobs, LOGS, Plan};
+use super::folder::{Folder, HQ, Jobs, LOGS, Plan};
 use super::scheduler::{Live, Scheduler, output, quoted};
 
-/// The job file.
-pub(super) const FILE: &str = "hq.toml";
 /// Variables of the submission that tasks get, besides those whose names begin with `TESSERA_` and those that the suite uses. Tasks
 /// otherwise have the environment of their worker.
 const VARIABLES: &[&str] = &[
@@ -99,10 +97,10 @@ pub(super) fn write(
             );
         }
     }
-    folder.write(FILE, &text)?;
+    folder.write(HQ, &text)?;
     Ok(vec![format!(
         "hq job submit-file {}",
-        quoted(&folder.path().join(FILE).to_string_lossy())
+        quoted(&folder.path().join(HQ).to_string_lossy())
     )])
 }
 
@@ -157,7 +155,7 @@ fn toml(text: &str) -> String {
 pub(super) fn submit(folder: &Folder, plan: &Plan) -> anyhow::Result<Jobs> {
     let mut hq = Command::new("hq");
     hq.args(["--output-mode", "json", "job", "submit-file"]);
-    let said = output(hq.arg(folder.path().join(FILE)))?;
+    let said = output(hq.arg(folder.path().join(HQ)))?;
     let id = serde_json::from_str::<Value>(&said).ok();
     let id = id.and_then(|said| said["id"].as_u64());
     let id = id.with_context(|| format!("hq: expected the id of a job, found {said:?}"))?;

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tessera_reports::Record;
 
-use super::Board;
 use crate::plan::graph::{Graph, Node};
 
 /// A node that a cell lacks.
@@ -49,9 +48,12 @@ impl Waiting {
         }
     }
 
-    /// Says in a record what it waits for, unless the record says something else.
-    fn tell(&mut self, record: &mut Record, computed: &BTreeSet<usize>) {
-        if record.error.is_empty() {
+    /// Marks a pending record that lacks nothing as `ok`, or says what it waits for, unless it says something else.
+    pub(super) fn settle(&mut self, record: &mut Record, computed: &BTreeSet<usize>) {
+        self.forget(record);
+        if self.lacking.is_empty() {
+            record.status = "ok".into();
+        } else if record.error.is_empty() {
             self.told = self.text(computed);
             record.error.clone_from(&self.told);
         }
@@ -77,24 +79,6 @@ impl Waiting {
                 "waits for the pretrained encoder of {}, then {stages}; compute it with `bench run`",
                 all(&rows, " and of ")
             ),
-        }
-    }
-}
-
-impl Board<'_> {
-    /// Marks cells with all results as `ok`, and says what other pending cells wait for. A kept row that is wrong has no nodes.
-    pub(super) fn settle(&mut self) {
-        let seeds = self.cx.suite.file.seeds.len();
-        let cells = self.data.records.iter_mut().zip(&mut self.waiting);
-        for (cell, (record, waiting)) in cells.enumerate() {
-            if record.status != "pending" || self.rows[cell / seeds].skip.is_some() {
-                continue;
-            }
-            waiting.forget(record);
-            match waiting.lacking.is_empty() {
-                true => record.status = "ok".into(),
-                false => waiting.tell(record, &self.computed),
-            }
         }
     }
 }
