@@ -63,7 +63,7 @@ Record {
     probe_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of linear probing";
     finetune_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of fine-tuning";
     status: String, Identity, "", Undirected, "`ok`, `failed`, `pending` or `skipped`";
-    error: String, Identity, "", Undirected, "Why the row failed or was skipped; with status `ok`, why it has no gallery";
+    error: String, Identity, "", Undirected, "Why the row failed or was skipped, or what it waits for; with status `ok`, why it has no gallery";
     #[serde(default)] n_classes: usize, Identity, "", Undirected, "Classes of the dataset";
     #[serde(default)] encoder: String, Identity, "", Undirected, "Encoder that is evaluated: `pretrained` by this run, `imported` from a checkpoint, or `random` (not pretrained); empty if none is";
     #[serde(default)] lp_base_lr: Option<f64>, Identity, "0..", Undirected, "Learning rate of the linear probe at batch 256; chosen on held-out train images if the suite lists several";
