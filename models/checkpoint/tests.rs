@@ -258,6 +258,11 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
     };
     let strange = message(&fixture("vit/wrapped.pth"), &shallow);
     assert!(strange.contains("contains `blocks.1."), "{strange}");
+    // It named three as if these were all.
+    assert!(
+        strange.contains(" and 9 others, which a plain ViT"),
+        "{strange}"
+    );
     assert!(
         message(&fixture("train/probe.safetensors"), &small(8))
             .contains("not a ViT with timm's parameter names")
@@ -469,7 +474,7 @@ fn what_stands_beside_an_encoder_is_named() {
         left_out(many)
     );
     let moments: &[(&str, &[usize])] = &[("fc_norm.exp_avg", &[4, 16])];
-    assert_eq!(left_out(moments), "f, no prefix");
+    assert_eq!(left_out(moments), "f, no prefix, images scaled by imagenet");
     // The encoder around a chosen one is no head, and neither is the state of an optimiser.
     let path = dir.path().join("both.safetensors");
     written(
