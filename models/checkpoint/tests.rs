@@ -257,12 +257,10 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
         ..small(8)
     };
     let strange = message(&fixture("vit/wrapped.pth"), &shallow);
-    assert!(strange.contains("contains `blocks.1."), "{strange}");
     // It named three as if these were all.
-    assert!(
-        strange.contains(" and 9 others, which a plain ViT"),
-        "{strange}"
-    );
+    for part in ["contains `blocks.1.", " and 9 others, which a plain ViT"] {
+        assert!(strange.contains(part), "{strange}");
+    }
     assert!(
         message(&fixture("train/probe.safetensors"), &small(8))
             .contains("not a ViT with timm's parameter names")
