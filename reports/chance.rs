@@ -3,7 +3,7 @@
 use crate::column::{Better, Column};
 use crate::columns::{MetricRow, Record};
 use crate::number::signed;
-use crate::seeds::error_over_fits;
+use crate::seeds::{error_over_fits, minus};
 
 /// A number is shown to differ from another if the difference exceeds this many standard errors.
 pub const SHOWN: f64 = 2.0;
@@ -20,8 +20,10 @@ pub struct Excess {
     pub se: f64,
 }
 
-/// Standard error of the distance of a metric from its null mean. Errors over images and over permutations are independent. Over fits they are not, because
-/// a codebook moves both: the distances of the fits count, whose rows follow those of the means. `None` without errors.
+/// Returns the standard error of the distance of a metric, in row `at`, from its null mean; `None` if an error is unknown.
+///
+/// The errors over images and over permutations are independent. A codebook moves the metric and its null together, so the error over fits comes from the
+/// distance of each fit. The rows of the fits follow the row of their mean.
 fn error(record: &Record, metrics: &[MetricRow], at: usize) -> Option<f64> {
     let row = &metrics[at];
     let within = |row: &MetricRow| Some(row.se?.hypot(row.null_se?));
@@ -53,11 +55,12 @@ impl Excess {
         };
         let at = metrics.iter().position(|m| own(&m))?;
         let row = &metrics[at];
-        let above = value - row.null_mean?;
+        let null = row.null_mean?;
         Some(Self {
+            // At chance, the two differ by the rounding of their sums.
             value: match column.better {
-                Better::Lower => -above,
-                _ => above,
+                Better::Lower => minus(null, value),
+                _ => minus(value, null),
             },
             se: error(record, metrics, at)?,
         })
@@ -126,7 +129,7 @@ mod tests {
         assert_eq!(Excess::of(&record, &[], &Record::column("tcas")), None);
     }
 
-    /// The numbers of "Residual HOG, 2 x 50" of the evidence on CIFAR-10: ± 0.011 was printed, because the errors of value and null were added.
+    /// The distances of "Residual HOG, 2 x 50" in the evidence on CIFAR-10. The errors of value and null were added, which gave ± 0.011.
     #[test]
     fn over_fits_the_error_is_that_of_their_distances() {
         let record = Record {

@@ -39,7 +39,7 @@ pub enum Scale {
         #[schemars(inner(range(min = -1000, max = 1000)))]
         mean: [f32; 3],
         /// Divisor after the subtraction, above 0.
-        #[schemars(inner(range(min = 0, max = 1000)))]
+        #[schemars(extend("items" = {"type": "number", "exclusiveMinimum": 0, "maximum": 1000}))]
         std: [f32; 3],
     },
 }

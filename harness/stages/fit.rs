@@ -135,13 +135,14 @@ impl Stage for Fit<'_> {
 
     fn cost(&self, rates: &Rates<'_>) -> anyhow::Result<Cost> {
         let cost = rates.plan(self.row).and_then(|plan| plan.fit);
-        // A fit that only draws reads no image.
-        let cost = cost.filter(|cost| cost.images > 0.0);
+        // A fit that only draws reads no image, so the decoding of all is not its own.
+        let reads = cost.filter(|cost| cost.images > 0.0);
+        let decoding = reads.map_or(0.0, |cost| rates.decoding(cost.images));
         let (seconds, memory) = cost.map_or((0.0, 0.0), |cost| {
-            let seconds = rates.decoding(cost.images) + cost.images * rates.tokenize(self.row);
+            let seconds = decoding + cost.images * rates.tokenize(self.row);
             (seconds + cost.flops / rates.flops, cost.memory)
         });
-        let images = cost.map_or(0.0, |_| rates.counts()[0]);
+        let images = reads.map_or(0.0, |_| rates.counts()[0]);
         let held = rates.held.by_all(FITTED_AT_ONCE, images);
         let found = rates.sampled(self.row);
         let (saved, picture) = (found.saved, found.picture * rates.cells(self.fit) as f64);

@@ -103,11 +103,6 @@ fn setting(record: &Record) -> String {
     format!("{dataset} {images} ViT-{backbone} {image_size} {patch_size} {suite}")
 }
 
-/// Returns the distance of TCAS below its null.
-fn below(record: &Record) -> Option<f64> {
-    Some(minus(record.tcas_null?, record.tcas?))
-}
-
 /// Returns a whole number among the fields of the row's tokenizer.
 fn stated(record: &Record, field: &str) -> Option<usize> {
     let fields: Value = serde_json::from_str(&record.fields).ok()?;
@@ -202,14 +197,11 @@ impl<'a> Row<'a> {
     pub fn below_null(&self, metrics: &[MetricRow]) -> Cell {
         match Excess::of(self.first(), metrics, TCAS) {
             Some(excess) => Cell::Number {
-                // At chance, the two differ by the rounding of their sums.
-                mean: below(self.first())
-                    .filter(|d| *d == 0.0)
-                    .unwrap_or(excess.value),
+                mean: excess.value,
                 sd: Some(excess.se),
                 decimals: 3,
             },
-            None => self.metric(below),
+            None => self.metric(|r| Some(minus(r.tcas_null?, r.tcas?))),
         }
     }
 

@@ -367,16 +367,20 @@ mod tests {
 
     #[test]
     fn a_scale_that_does_not_divide_is_refused() {
-        for (mean, std) in [
-            ("[0, 0, 0]", "[1, 0, 1]"),
-            ("[0, 0, 0]", "[-1, 1, 1]"),
-            ("[0, 0, 0]", "[1, 1, 1e39]"),
-            ("[0, 1e39, 0]", "[1, 1, 1]"),
+        for (mean, std, expected) in [
+            ("[0, 0, 0]", "[1, 0, 1]", "above 0"),
+            ("[0, 0, 0]", "[-1, 1, 1]", "above 0"),
+            ("[0, 0, 0]", "[1, 1, 1e39]", "above 0 and at most 1000"),
+            (
+                "[0, 1e39, 0]",
+                "[1, 1, 1]",
+                "at least -1000 and at most 1000",
+            ),
         ] {
             let scale = format!("{{custom: {{mean: {mean}, std: {std}}}}}");
             let error = parsed(&format!("sha256: ab\ninput: {{scale: {scale}}}\n")).unwrap_err();
             assert!(
-                error.contains("input.scale") && error.contains("expected"),
+                error.contains("input.scale") && error.contains(expected),
                 "{error}"
             );
         }

@@ -49,7 +49,7 @@ struct Fields {
     #[serde(default)]
     #[schemars(range(min = 0, max = u64::MAX))]
     hold_out_seed: u64,
-    /// A file with one class folder name per line (what follows a tab, or a name and a space, is ignored), in label order.
+    /// A file with one class folder name per line (what follows a tab or a WordNet id is ignored), in label order.
     classes: Option<PathBuf>,
     /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size if no more is rendered. Faster on large images, but the pixels differ from
     /// those of the resampled original: everything is computed again, and tables say so.
