@@ -145,7 +145,7 @@ fn fields_of_a_graph_out_of_range_are_refused() {
         (
             &relu(-1),
             custom("[0, 0, 0]", "[1, 0, 1]"),
-            ["input.scale: found", "above 0"],
+            ["scale.custom.std[1]: found 0", "above 0"],
         ),
         (
             &relu(-1),
