@@ -7,6 +7,28 @@ use serde_json::Value;
 use crate::columns::Record;
 use crate::evaluations::is_trained;
 
+/// What tells rows of one name apart: suite, recipe, images, what the tokenizer and the encoder are made from, and how their numbers are computed.
+pub type RowId = [String; 10];
+
+impl Record {
+    /// Returns what tells rows of one name apart.
+    pub fn row_id(&self) -> RowId {
+        let all = [
+            &self.suite,
+            &self.tokenizer,
+            &self.recipe_hash,
+            &self.dataset_fingerprint,
+            &self.fields,
+            &self.tokenizer_digest,
+            &self.encoder_digest,
+            &self.engine,
+            &self.dtype,
+            &self.fit_seeds,
+        ];
+        all.map(String::clone)
+    }
+}
+
 /// A fact that two records state differently.
 pub struct Difference {
     /// A column, or a field of the tokenizer: `with.k`.

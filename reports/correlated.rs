@@ -10,7 +10,7 @@ use crate::figure::{LeftOut, Point, fitted};
 use crate::number::signed;
 use crate::paired::{SIGNIFICANT, holm};
 use crate::recipes::{Parts, apart};
-use crate::seeds::{mean_sd, names};
+use crate::seeds::{mean_sd, names, tie};
 
 /// [`Predictor::finding`] of a metric that is shown to be related with the accuracy.
 pub const SHOWN: &str = "shown";
@@ -160,7 +160,15 @@ fn points(
         })
     };
     let tokenizers = records.iter().filter(|record| !record.is_random());
-    names(tokenizers).iter().filter_map(point).collect()
+    let mut points: Vec<Point> = names(tokenizers).iter().filter_map(point).collect();
+    // Ranks would tell means apart whose sums were rounded differently.
+    let (mut xs, mut ys): (Vec<f64>, Vec<f64>) = points.iter().map(|p| (p.x, p.y)).unzip();
+    tie(&mut xs);
+    tie(&mut ys);
+    for (point, tied) in points.iter_mut().zip(xs.into_iter().zip(ys)) {
+        (point.x, point.y) = tied;
+    }
+    points
 }
 
 /// Fits the points that are in the fit. A bootstrap of few points may leave 0 out although the permutation test does not tell r from 0: the
@@ -307,5 +315,32 @@ mod tests {
         let (p, raw, interval) = fit_to([0.0, 1.1, 2.0, 2.9, 4.2, 5.0]);
         assert!(p < 0.05);
         assert_eq!(interval, raw);
+    }
+
+    /// Sums of the same numbers of right images in another order: the ranks told them apart.
+    #[test]
+    fn means_that_are_equal_up_to_rounding_are_tied() {
+        let (a, b) = ([0.1, 0.2, 0.4], [0.4, 0.1, 0.2]);
+        assert_ne!(a.iter().sum::<f64>(), b.iter().sum::<f64>());
+        let rows = [("A", a), ("B", b), ("C", [5.0; 3]), ("D", [9.0; 3])];
+        let mut records = Vec::new();
+        for (at, (name, accuracies)) in rows.into_iter().enumerate() {
+            records.extend((0..).zip(accuracies).map(|(seed, lp)| Record {
+                tokenizer: name.into(),
+                seed,
+                tcas: Some(at as f64 / 10.0),
+                lp_top1: Some(lp),
+                ..Record::default()
+            }));
+        }
+        let of_lp = EVALUATIONS.iter().find(|e| e.key == "lp").unwrap();
+        let all = correlated(&records, (&[], &Parts::default()), false, of_lp);
+        let tcas = all.iter().find(|one| one.metric == "tcas").unwrap();
+        // Ranks 1 2 3 4 and 1.5 1.5 3 4: rho = 4.5 / sqrt(5 x 4.5), tau-b = 5 / sqrt(6 x 5).
+        assert!((tcas.fit.spearman - 0.9_f64.sqrt()).abs() < 1e-12);
+        assert!((tcas.fit.kendall - 5.0 / 30.0_f64.sqrt()).abs() < 1e-12);
+        // Means of one number are constant, however large it is.
+        let constant = [(1.0, 1e6 / 3.0), (2.0, 1e6 / 3.0), (3.0, 1e6 / 3.0)];
+        assert_eq!(fit(&constant), None);
     }
 }

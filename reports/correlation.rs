@@ -87,7 +87,9 @@ fn at(sorted: &[f64], part: f64) -> f64 {
 
 /// Returns slope, intercept and Pearson's r.
 fn line(points: &[(f64, f64)]) -> Option<(f64, f64, f64)> {
-    if points.len() < 3 {
+    let (first, others) = points.split_first()?;
+    let varies = |of: fn(&(f64, f64)) -> f64| others.iter().any(|point| of(point) != of(first));
+    if points.len() < 3 || !varies(|p| p.0) || !varies(|p| p.1) {
         return None;
     }
     let n = points.len() as f64;

@@ -29,6 +29,8 @@ mod tables;
 pub mod tensorboard;
 mod text;
 
+pub use apart::RowId;
+pub use chance::Metrics;
 pub use column::{Better, Column, Group, Measured, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
 pub use diverged::{not_lowered, risen_rows};
@@ -37,7 +39,7 @@ pub use grid::Grid;
 pub use paired::Predicted;
 pub use seeds::error_over_fits;
 pub use tables::{
-    OtherRun, PERMUTATIONS, Rendered, RowId, TableAbout, TableContext, baseline, left_out, notes,
-    render, summary, tables,
+    OtherRun, PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, left_out, notes, render,
+    summary, tables,
 };
 pub use text::{printable, wrapped};

@@ -26,6 +26,17 @@ pub fn minus(a: f64, b: f64) -> f64 {
     }
 }
 
+/// Replaces numbers that are equal up to the rounding of their sums by one of them, so that they are tied.
+pub fn tie(values: &mut [f64]) {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    for pair in order.windows(2) {
+        if are_equal(values[pair[0]], values[pair[1]]) {
+            values[pair[1]] = values[pair[0]];
+        }
+    }
+}
+
 /// Relative error of the mean of up to thousands of numbers. Accuracies of other images differ by far more.
 const ROUNDING: f64 = 1e-12;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tessera_reports::{MetricRow, Record};
+use tessera_reports::Record;
 
 use anyhow::Context as _;
 
@@ -33,7 +33,7 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
     let paths = write::report(&folder, &data, tables, &others)?;
     let all = || [&data].into_iter().chain(&others);
     let records: Vec<Record> = all().flat_map(|run| run.records.clone()).collect();
-    let metrics: Vec<MetricRow> = all().flat_map(RunData::metric_rows).collect();
+    let metrics = all().flat_map(RunData::metrics_of_records).collect();
     put!("{}", tessera_reports::summary(&records, &metrics))?;
     if let Some(note) = tessera_reports::left_out(&records) {
         put!("{note}")?;

@@ -209,6 +209,9 @@ fn parsed(list: &Path, numbered: bool) -> Result<(Vec<String>, Vec<String>), Dat
             false => names.push(name.to_owned()),
         }
     }
+    if numbered && let Some(message) = no_lines(text) {
+        return Err(DataError::at(list, message));
+    }
     if names.is_empty() {
         let message = "contains no class names; expected one per line";
         return Err(DataError::at(list, message));
@@ -218,6 +221,35 @@ fn parsed(list: &Path, numbered: bool) -> Result<(Vec<String>, Vec<String>), Dat
         false => each_once(&names, list)?,
     }
     Ok((names, remarks))
+}
+
+/// Says why the lines of a list do not name labels 0, 1 and so on, if the list is JSON, begins with the header of a table or numbers its lines in
+/// another order.
+fn no_lines(text: &str) -> Option<&'static str> {
+    const HEADERS: &str = "class classes label labels name names id index category categories";
+    if text.trim_start().starts_with(['[', '{']) {
+        return Some(
+            "found JSON, expected the name of a class per line; write the names on lines of their own",
+        );
+    }
+    let first = text.lines().next().unwrap_or_default().to_lowercase();
+    let words = first.split(|c: char| !c.is_alphanumeric());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    let is_of_header = |word: &&str| HEADERS.split(' ').any(|header| header == *word);
+    if !words.is_empty() && words.iter().all(is_of_header) {
+        return Some(
+            "line 1 is the header of a table, but it stands for label 0 (labels count from 0); remove the line",
+        );
+    }
+    let number = |line: &str| -> Option<usize> {
+        let (number, _) = line.trim().split_once([' ', '\t', ',', ':', ';'])?;
+        number.parse().ok()
+    };
+    let numbers: Vec<usize> = text.lines().map(number).collect::<Option<_>>()?;
+    let ascending = numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    (!ascending).then_some(
+        "found lines that begin with numbers in another order, expected the class of label 0 first, then that of label 1, and so on; sort the lines",
+    )
 }
 
 /// Adds its label to a name that an earlier label has, as often as another line has that name too.
@@ -342,6 +374,21 @@ mod tests {
         assert!(wide.contains("found UTF-16, expected UTF-8"), "{wide}");
         let unnamed = read("ant\n\tan insect\nbee\n", false).unwrap_err();
         assert!(unnamed.to_string().contains("line 2 has no name"));
+        for (text, part) in [
+            ("class\nant\nbee\n", "line 1 is the header"),
+            ("Label,Class name\n0,ant\n1,bee\n", "line 1 is the header"),
+            ("[\n\"ant\",\n\"bee\"\n]\n", "found JSON"),
+            ("{\"0\": \"ant\",\n\"1\": \"bee\"}\n", "found JSON"),
+            ("1 ant\n0 bee\n", "another order"),
+        ] {
+            let error = read(text, true).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(
+            read("0: ant\n1: bee\n", true).unwrap(),
+            ["0: ant", "1: bee"]
+        );
+        assert_eq!(read("7\n3\n", true).unwrap(), ["7", "3"]);
         let shifted = read("ant\n\nbee\n", true).unwrap_err().to_string();
         assert!(
             shifted.contains("names.txt: line 2 has no name, but it stands for label 1"),

@@ -34,6 +34,9 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     if format == image::ImageFormat::Jpeg {
         return jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok);
     }
+    if format == image::ImageFormat::WebP && is_cut(bytes) {
+        return Err("is truncated".into());
+    }
     let read = || ImageReader::with_format(io::Cursor::new(bytes), format);
     let (width, height) = quietly(|| read().into_dimensions())?.map_err(unknown)?;
     within_bound(width as usize, height as usize)?;
@@ -61,6 +64,13 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
         height,
         rgb: rgb.into(),
     })
+}
+
+/// Returns whether a WebP is shorter than its header states, as libwebp does. The decoder would take zeros for the last bytes.
+fn is_cut(webp: &[u8]) -> bool {
+    // "RIFF", the number of bytes after these eight, then chunks.
+    let stated = webp.get(4..8).and_then(|size| size.try_into().ok());
+    stated.is_none_or(|size| u64::from(u32::from_le_bytes(size)) + 8 > webp.len() as u64)
 }
 
 /// Decodes one file: JPEG, PNG or WebP.
@@ -306,6 +316,20 @@ mod tests {
         let chunk = [&[0, 0, 0, 2][..], &shade, &crc(&shade).to_be_bytes()].concat();
         bytes.splice(33..33, chunk);
         assert_eq!(decode(&bytes).unwrap().rgb[..], read("rgb"));
+    }
+
+    /// Pillow's pixels, by `tests/fixtures/webp/make.py`. A file without its last bytes had other ones.
+    #[test]
+    fn a_webp_has_pillows_pixels_and_is_refused_without_its_last_bytes() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/webp");
+        let read = |end| std::fs::read(format!("{folder}/lossy.{end}")).unwrap();
+        let whole = read("webp");
+        assert_eq!(decode(&whole).unwrap().rgb[..], read("rgb"));
+        for bytes in 0..whole.len() {
+            assert!(decode(&whole[..bytes]).is_err(), "{bytes} bytes");
+        }
+        // What follows the image is ignored, as libwebp ignores it.
+        assert!(decode(&[&whole[..], &[0; 3]].concat()).is_ok());
     }
 
     /// The decoder panics on a palette that ends within a colour.

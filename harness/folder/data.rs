@@ -58,6 +58,12 @@ impl RunData {
         self.metrics.values().flatten().cloned().collect()
     }
 
+    /// Returns each record that has rows of `metrics.csv`, with them.
+    pub fn metrics_of_records(&self) -> impl Iterator<Item = (&Record, Vec<MetricRow>)> {
+        let rows = self.metrics.iter();
+        rows.map(|(cell, rows)| (&self.records[*cell], rows.clone()))
+    }
+
     /// Returns the rows of `costs.csv`.
     pub fn cost_rows(&self) -> Vec<CostRow> {
         self.costs.values().cloned().collect()
@@ -159,7 +165,7 @@ impl RunData {
     /// Returns the rows and their comparisons, for a table of a run that names this baseline.
     pub fn beside(&self, named: Option<&str>) -> OtherRun {
         OtherRun {
-            rows: self.records.iter().map(TableContext::id_of).collect(),
+            rows: self.records.iter().map(Record::row_id).collect(),
             comparisons: self.comparisons_with(named),
         }
     }
@@ -229,7 +235,7 @@ impl RunData {
         let mut cx = TableContext {
             baseline: suite["baseline"].as_str().map(str::to_owned),
             comparisons,
-            metrics: self.metric_rows(),
+            metrics: self.metrics_of_records().collect(),
             ..TableContext::default()
         };
         for entry in suite["tokenizers"].as_array().into_iter().flatten() {

@@ -248,15 +248,15 @@ pub fn report(
     cx.notes.extend(left_out(&records));
     let losses = data.losses();
     // Rows of other runs may have the same names.
-    cx.own = data.records.iter().map(TableContext::id_of).collect();
+    cx.own = data.records.iter().map(Record::row_id).collect();
     let named = cx.baseline.as_deref();
     cx.others = others.iter().map(|other| other.beside(named)).collect();
     cx.risen = risen_rows(&losses)
         .map(|(row, ..)| row.to_owned())
         .collect();
     cx.notes.extend(not_lowered(&losses));
-    cx.metrics
-        .extend(others.iter().flat_map(RunData::metric_rows));
+    let all = [data].into_iter().chain(others);
+    cx.metrics = all.flat_map(RunData::metrics_of_records).collect();
     let paths = write_tables(folder, &records, &cx, tables)?;
     let (drawn, predictors) = figures(&data.records, &data.figure_data());
     let drawings = out.join(FIGURES);

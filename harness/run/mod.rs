@@ -130,7 +130,7 @@ fn finish(cx: &Context<'_>, board: &Board<'_>, out: &RunFolder) -> anyhow::Resul
     let list = out.explained(sums::of(out.path(), records))?;
     out.put(&out.path().join(SUMS), list.as_bytes())?;
     Ok(Finished {
-        summary: tessera_reports::summary(records, &board.data.metric_rows()),
+        summary: tessera_reports::summary(records, &board.data.metrics_of_records().collect()),
         failed: board.failed(),
         incomplete: board.incomplete(),
         cells: records.len(),

@@ -34,6 +34,8 @@ impl Lock {
             let opened = File::options()
                 .create(true)
                 .truncate(false)
+                // Opening a pipe of this name to write only would wait for somebody who reads it.
+                .read(true)
                 .write(true)
                 .open(path);
             let file = match opened {
@@ -124,5 +126,18 @@ mod tests {
         });
         assert!(matches!(taken, Attempt::Taken(Lock { file: Some(_), .. })));
         assert!(matches!(Lock::attempt(&path).unwrap(), Attempt::Busy));
+    }
+
+    /// The test would wait for ever where the opening does.
+    #[test]
+    fn a_pipe_of_its_name_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let taken = Lock::attempt(&path).unwrap();
+        assert!(matches!(taken, Attempt::Taken(_)));
+        drop(taken);
+        assert!(!path.exists());
     }
 }

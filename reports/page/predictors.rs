@@ -8,7 +8,7 @@ use crate::correlation::ENOUGH;
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::figure::{Figure, escaped, html};
 use crate::number::signed;
-use crate::seeds::names;
+use crate::seeds::{are_equal, names};
 
 /// Returns the section; empty without correlations and without a reason why there are none.
 pub fn predictors(records: &[Record], predictors: &[Predictor], figures: &[Figure]) -> String {
@@ -70,7 +70,7 @@ fn equal(records: &[Record], evaluation: &Evaluation) -> Option<String> {
         .collect::<Vec<_>>();
     let first = means
         .first()
-        .filter(|first| means.len() >= 3 && means.iter().all(|m| m == *first))?;
+        .filter(|first| means.len() >= 3 && means.iter().all(|m| are_equal(*m, **first)))?;
     Some(format!(
         "<p>All {} tokenizers have {first:.1} % by {}, so that no metric can be correlated with it.</p>",
         means.len(),

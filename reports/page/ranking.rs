@@ -187,12 +187,15 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
         remarks.push("another recipe".into());
     }
     remarks.extend(over_fewer_seeds(records));
-    let tcas = Excess::of(first, &said.data.metrics, TCAS);
-    if let Some(excess) = tcas.filter(|excess| !excess.is_shown()) {
-        remarks.push(format!(
-            "TCAS not shown to be below its null ({})",
-            excess.text()
-        ));
+    let distance = match Excess::of(first, &said.data.metrics, TCAS) {
+        Some(excess) if excess.is_shown() => None,
+        Some(excess) => Some(excess.text()),
+        None => first
+            .tcas
+            .map(|_| "the distance or its error is unknown".to_owned()),
+    };
+    if let Some(distance) = distance {
+        remarks.push(format!("TCAS not shown to be below its null ({distance})"));
     }
     if let Some(each) = few_patches(first) {
         remarks.push(format!(

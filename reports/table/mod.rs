@@ -49,6 +49,8 @@ pub enum Cell {
         mean: f64,
         /// Standard deviation over the seeds if there are several, or a standard error.
         sd: Option<f64>,
+        /// Whether `sd` covers all that varies. That of a codebook that was fitted once leaves out how much another fit would differ.
+        whole: bool,
         /// Decimals in Markdown and LaTeX.
         decimals: usize,
     },
@@ -87,7 +89,9 @@ impl Cell {
         match self {
             Self::Empty => String::new(),
             Self::Text(text) => text.clone(),
-            Self::Number { mean, sd, decimals } => match sd {
+            Self::Number {
+                mean, sd, decimals, ..
+            } => match sd {
                 Some(sd) => format!("{} ± {sd:.decimals$}", rounded(*mean, *decimals)),
                 None => rounded(*mean, *decimals),
             },
@@ -106,10 +110,12 @@ impl Cell {
         }
     }
 
-    /// Returns a measured number and its error.
+    /// Returns a measured number, and its error if it covers all that varies.
     fn measured(&self) -> Option<(f64, Option<f64>)> {
         match self {
-            Self::Number { mean, sd, .. } => Some((*mean, *sd)),
+            Self::Number {
+                mean, sd, whole, ..
+            } => Some((*mean, sd.filter(|_| *whole))),
             _ => None,
         }
     }
@@ -155,8 +161,8 @@ impl Table {
         }
     }
 
-    /// Returns whether a cell is better than those of all other ranked rows of its setting by more than both errors together. Without an
-    /// error, no number is.
+    /// Returns whether a cell is better than those of all other ranked rows of its setting by more than the errors of both, combined. Where
+    /// an error is unknown or leaves something out, that is unknown.
     fn is_best(&self, line: &Line, column: usize) -> bool {
         let sign = match self.columns[column].better {
             Better::Higher => 1.0,
@@ -174,7 +180,7 @@ impl Table {
             .filter_map(|l| l.cells[column].measured())
             .peekable();
         let is_beaten = |(other, its): (f64, Option<f64>)| {
-            sign * (own - other) > error.hypot(its.unwrap_or_default())
+            its.is_some_and(|its| sign * (own - other) > error.hypot(its))
         };
         rivals.peek().is_some() && rivals.all(is_beaten)
     }
@@ -190,7 +196,7 @@ impl Table {
         };
         any.then(|| {
             format!(
-                "Bold: the best number{labelled}, if it is ahead of every other by more than both errors (±) together; it is no test of a difference."
+                "Bold: the best number{labelled}, if it is ahead of every other by more than the two errors (±) combined, the root of the sum of their squares; it is no test of a difference."
             )
         })
     }

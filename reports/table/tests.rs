@@ -4,6 +4,7 @@ fn number(mean: f64, sd: Option<f64>) -> Cell {
     Cell::Number {
         mean,
         sd,
+        whole: true,
         decimals: 1,
     }
 }
@@ -60,6 +61,18 @@ fn the_best_beyond_the_errors_is_bold_and_empty_columns_are_left_out() {
     let mut closer = table();
     closer.lines[1].cells[1] = number(50.8, Some(0.8));
     assert!(!closer.markdown().contains("**") && closer.note().is_none());
+    // An error that is unknown, or leaves something out, of this number or of the other.
+    let once = |mean| Cell::Number {
+        mean,
+        sd: Some(0.1),
+        whole: false,
+        decimals: 1,
+    };
+    for (line, cell) in [(1, number(50.7, None)), (1, once(50.7)), (0, once(52.0))] {
+        let mut table = table();
+        table.lines[line].cells[1] = cell;
+        assert!(!table.markdown().contains("**"), "{}", table.markdown());
+    }
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::rows::Row;
-use crate::columns::{Comparison, MetricRow, Record};
+use crate::apart::RowId;
+use crate::chance::Metrics;
+use crate::columns::{Comparison, Record};
 use crate::table::Table;
 
 /// A table that can be written.
@@ -23,9 +25,6 @@ pub struct TableAbout {
 
 /// Selects and sorts rows.
 pub(crate) type Select = for<'r> fn(Vec<Row<'r>>) -> Vec<Row<'r>>;
-
-/// What tells rows of one name apart: suite, recipe, images, what the tokenizer and the encoder are made from, and how their numbers are computed.
-pub type RowId = [String; 10];
 
 /// A further run in a table.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +47,7 @@ pub struct TableContext {
     /// Further runs whose rows the table has.
     pub others: Vec<OtherRun>,
     /// `metrics.csv` of the runs, for statements about chance levels.
-    pub metrics: Vec<MetricRow>,
+    pub metrics: Metrics,
     /// Rows whose pretraining has not lowered its loss.
     pub risen: Vec<String>,
     /// Rows of the run that `comparisons`, `risen` and `overrides` are of, if there are rows of other runs.
@@ -58,25 +57,8 @@ pub struct TableContext {
 }
 
 impl TableContext {
-    /// Returns what tells rows of one name apart.
-    pub fn id_of(record: &Record) -> RowId {
-        let all = [
-            &record.suite,
-            &record.tokenizer,
-            &record.recipe_hash,
-            &record.dataset_fingerprint,
-            &record.fields,
-            &record.tokenizer_digest,
-            &record.encoder_digest,
-            &record.engine,
-            &record.dtype,
-            &record.fit_seeds,
-        ];
-        all.map(String::clone)
-    }
-
     pub(super) fn is_own(&self, record: &Record) -> bool {
-        self.own.is_empty() || self.own.contains(&Self::id_of(record))
+        self.own.is_empty() || self.own.contains(&record.row_id())
     }
 
     /// Returns the comparisons of the run that has both records: the first with `record`, of which the table's numbers are.
@@ -87,7 +69,7 @@ impl TableContext {
                 false => &[],
             };
         }
-        let has = |run: &OtherRun, record| run.rows.contains(&Self::id_of(record));
+        let has = |run: &OtherRun, record: &Record| run.rows.contains(&record.row_id());
         let run = self.others.iter().find(|run| has(run, record));
         let run = run.filter(|run| has(run, base));
         run.map_or(&[], |run| &run.comparisons)

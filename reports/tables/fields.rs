@@ -2,8 +2,8 @@
 
 use super::rows::Row;
 use super::told::Settings;
+use crate::chance::Metrics;
 use crate::column::{Better, Column};
-use crate::columns::MetricRow;
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::paper::{PaperRow, closest_reading, printed};
 use crate::table::{Cell, Header, Line, Table};
@@ -51,7 +51,7 @@ pub fn metric<'a>(title: &str, column: Column) -> Field<'a> {
 }
 
 /// The distance of TCAS from its null, with its standard error if `metrics` has it.
-pub fn below_null<'a>(metrics: &'a [MetricRow]) -> Field<'a> {
+pub fn below_null<'a>(metrics: &'a Metrics) -> Field<'a> {
     let mut field = plain("TCAS below null", "tcas_below_null", |row| {
         row.below_null(metrics)
     });

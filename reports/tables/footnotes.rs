@@ -167,7 +167,7 @@ fn settings(rows: &[Row<'_>]) -> Vec<String> {
         let same = |r: &&Row<'_>| r.setting() == row.setting();
         let seeds = rows.iter().filter(same).map(|r| r.records.len());
         let name = settings.suite(first) + &settings.dataset(first);
-        let note = setting(first, &name, seeds.max().unwrap_or(0));
+        let note = setting(first, &name, &BTreeSet::from_iter(seeds));
         if !notes.contains(&note) {
             notes.push(note);
         }
@@ -175,18 +175,20 @@ fn settings(rows: &[Row<'_>]) -> Vec<String> {
     notes
 }
 
-fn setting(record: &Record, dataset: &str, seeds: usize) -> String {
-    let spread = if seeds > 1 {
-        "s, mean ± standard deviation"
-    } else {
-        ""
+/// Describes a setting whose rows have these numbers of seeds.
+fn setting(record: &Record, dataset: &str, seeds: &BTreeSet<usize>) -> String {
+    let several = |n: usize| format!("{n} seeds, mean ± standard deviation");
+    let seeds = match (seeds.first(), seeds.last()) {
+        (Some(least), Some(&most)) if *least < most => format!("{least} to {}", several(most)),
+        (_, Some(&most)) if most > 1 => several(most),
+        _ => "1 seed".to_owned(),
     };
     let skipped = match record.skipped_images {
         0 => String::new(),
         n => format!(" {n} images are left out."),
     };
     format!(
-        "{dataset}: {} train and {} val images, class list {}, {} px, patches of {} px, ViT {}; {seeds} seed{spread}.{skipped}",
+        "{dataset}: {} train and {} val images, class list {}, {} px, patches of {} px, ViT {}; {seeds}.{skipped}",
         record.n_train,
         record.n_val,
         record.class_list_hash,

@@ -15,9 +15,10 @@ mod told;
 
 use std::fmt::Write;
 
-pub use about::{OtherRun, RowId, TableAbout, TableContext};
+pub use about::{OtherRun, TableAbout, TableContext};
 
-use crate::columns::{MetricRow, Record};
+use crate::chance::Metrics;
+use crate::columns::Record;
 use crate::error::{Error, Result};
 use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
@@ -86,7 +87,7 @@ pub fn notes(records: &[Record], cx: &TableContext) -> Vec<String> {
 }
 
 /// Returns a summary for a terminal: accuracy and TCAS of every row. `metrics` has the errors. Columns that do not fit are left out.
-pub fn summary(records: &[Record], metrics: &[MetricRow]) -> String {
+pub fn summary(records: &[Record], metrics: &Metrics) -> String {
     let accuracies = EVALUATIONS.iter().map(|e| e.short);
     let others = ["TCAS", "below null", "PNMI", "codes", "status"];
     let header: Vec<&str> = [""].into_iter().chain(accuracies).chain(others).collect();

@@ -61,8 +61,14 @@ pub fn at_chance(cx: &TableContext) -> [Remark<'_>; 2] {
             "{title} is not {side} its null by more than {SHOWN} standard errors, so that it may be chance (distance ± error)"
         );
         remark(what, move |row| {
-            let excess = Excess::of(row.first(), &cx.metrics, &column)?;
-            (!excess.is_shown()).then(|| format!(" ({})", excess.text()))
+            let record = row.first();
+            let metrics = cx.metrics.of(record);
+            // A run without any rows has a note of its own.
+            let unknown = !metrics.is_empty() && record.number(&column).is_some();
+            match Excess::of(record, metrics, &column) {
+                Some(excess) => (!excess.is_shown()).then(|| format!(" ({})", excess.text())),
+                None => unknown.then(|| " (the distance or its error is unknown)".to_owned()),
+            }
         })
     })
 }

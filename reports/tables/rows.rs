@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::apart::rows_differ;
-use crate::chance::{Excess, TCAS};
-use crate::columns::{MetricRow, Record};
+use crate::chance::{Excess, Metrics, TCAS};
+use crate::columns::Record;
 use crate::evaluations::Evaluation;
 use crate::seeds::{ahead, mean_sd, minus};
 use crate::table::Cell;
@@ -177,6 +177,7 @@ impl<'a> Row<'a> {
         Cell::Number {
             mean,
             sd,
+            whole: true,
             decimals: 1,
         }
     }
@@ -187,6 +188,7 @@ impl<'a> Row<'a> {
             Some(mean) => Cell::Number {
                 mean,
                 sd: None,
+                whole: true,
                 decimals: 3,
             },
             None => Cell::Empty,
@@ -194,11 +196,12 @@ impl<'a> Row<'a> {
     }
 
     /// Returns the distance of TCAS from its null, with its standard error if `metrics` has it.
-    pub fn below_null(&self, metrics: &[MetricRow]) -> Cell {
-        match Excess::of(self.first(), metrics, TCAS) {
+    pub fn below_null(&self, metrics: &Metrics) -> Cell {
+        match Excess::of(self.first(), metrics.of(self.first()), TCAS) {
             Some(excess) => Cell::Number {
                 mean: excess.value,
                 sd: Some(excess.se),
+                whole: self.first().fits() != 1,
                 decimals: 3,
             },
             None => self.metric(|r| Some(minus(r.tcas_null?, r.tcas?))),

@@ -44,7 +44,7 @@ fn rows_of_two_runs_are_told_apart_and_do_not_compete() {
         let found = markdown(1, &records);
         assert_eq!(found.matches("+10.0").count(), 4, "{found}");
         assert!(!found.contains("+40.0"), "{found}");
-        let shown = summary(&records, &[]);
+        let shown = summary(&records, &Metrics::default());
         assert_eq!(shown.matches("K (").count(), 2, "{shown}");
     }
     // One run has no such column.
@@ -128,7 +128,7 @@ fn every_row_has_the_star_of_its_own_run_or_a_note() {
     for change in changes {
         let mut records = two(change);
         records.iter_mut().for_each(|r| r.ft_top1 = None);
-        let ids = |records: &[Record]| records.iter().map(TableContext::id_of).collect();
+        let ids = |records: &[Record]| records.iter().map(Record::row_id).collect();
         let found = |own: f64, other: Option<f64>| {
             let cx = TableContext {
                 comparisons: vec![tested(2, own)],
@@ -246,6 +246,10 @@ fn a_footnote_names_rows_whose_means_leave_out_seeds() {
     let note = format!("the seeds that both rows have: {name} (LP over 1 of 2 seeds).");
     let markdown = render(1, &all, &TableContext::default()).unwrap().markdown;
     assert!(markdown.contains(&note), "{markdown}");
+    all.remove(2);
+    let markdown = render(1, &all, &TableContext::default()).unwrap().markdown;
+    let seeds = "; 1 to 2 seeds, mean ± standard deviation.";
+    assert!(markdown.contains(seeds), "{markdown}");
 }
 
 /// A reader of the CSV alone took means over fewer seeds, or of another recipe, for comparable ones.
@@ -286,7 +290,7 @@ fn the_csv_says_of_a_row_what_footnotes_say() {
         ..all[0].clone()
     };
     let of_other = TableContext {
-        own: [TableContext::id_of(&own)].into(),
+        own: [Record::row_id(&own)].into(),
         ..cx
     };
     let csv = render(3, &all, &of_other).unwrap().csv;
@@ -318,6 +322,35 @@ fn a_comparison_of_fewer_seeds_than_the_difference_marks_nothing() {
 }
 
 /// Codes that depend on positions alone had a TCAS of -0.00000000000000011 below its null.
+/// The TCAS of a control is equal on all images: the distance was that from the null of the other run.
+#[test]
+fn a_distance_comes_from_the_metrics_of_its_own_run() {
+    let on = |images: &str| Record {
+        tcas: Some(0.0),
+        dataset_fingerprint: images.into(),
+        ..record("Oracle", "oracle", 0, 50.0)
+    };
+    let records = [on("ab"), on("cd")];
+    let row = |null: f64| MetricRow {
+        tokenizer: "Oracle".into(),
+        metric: "tcas".into(),
+        value: Some(0.0),
+        se: Some(0.0),
+        null_mean: Some(null),
+        null_se: Some(0.25),
+        ..MetricRow::default()
+    };
+    let nulls = [0.5, 0.75].map(|null| vec![row(null)]);
+    let cx = TableContext {
+        metrics: records.iter().zip(nulls).collect(),
+        ..TableContext::default()
+    };
+    let rendered = render(2, &records, &cx).unwrap();
+    for line in [",0.5,0.25", ",0.75,0.25"] {
+        assert!(rendered.csv.contains(line), "{}", rendered.csv);
+    }
+}
+
 #[test]
 fn a_distance_that_is_rounding_is_zero() {
     let record = Record {
@@ -338,7 +371,7 @@ fn a_distance_that_is_rounding_is_zero() {
     for metrics in [Vec::new(), vec![metric]] {
         let se = if metrics.is_empty() { "" } else { "0.01" };
         let cx = TableContext {
-            metrics,
+            metrics: Metrics::from_iter([(&record, metrics)]),
             ..TableContext::default()
         };
         let csv = render(2, std::slice::from_ref(&record), &cx).unwrap().csv;

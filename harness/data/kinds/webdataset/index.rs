@@ -18,6 +18,9 @@ use crate::data::scan::Place;
 
 /// Maximum bytes of a label file.
 const LABEL_BYTES: u64 = 1 << 20;
+/// Maximum kept pairs of number and name. Names that are so many are captions of images, not classes.
+const MOST_NAMED: usize = 1 << 16;
+
 /// The images of a shard, in the order of their keys.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Index {
@@ -27,6 +30,8 @@ pub struct Index {
     pub members: Vec<Member>,
     /// Labels that occur in `.cls` and `.json`: numbers or names of classes.
     pub labels: Vec<String>,
+    /// The numbers of classes that have names in the other label file of a key: number, name, and the first key.
+    pub named: BTreeMap<(String, String), String>,
     /// Files that are left out.
     pub omitted: Omitted,
 }
@@ -81,7 +86,7 @@ pub fn index(path: &Path) -> Result<Index, DataError> {
     let mut numbers = HashMap::new();
     let (samples, ends) = samples(path, &mut index.omitted)?;
     for (key, sample) in samples {
-        let found = labelled(path, &key, sample, &mut index.omitted);
+        let found = labelled(path, &key, sample, &mut index);
         let found = found.map_err(|error| match ends {
             true => error,
             false => truncated(path, &format!("it has no end-of-archive mark, and {error}")),
@@ -221,18 +226,22 @@ fn text<R: Read>(entry: &mut tar::Entry<'_, R>, name: &str) -> Result<String, St
     Ok(text)
 }
 
-/// Returns whether two labels of an image differ. A number and a name may mean the same class.
-fn contradict(a: &str, b: &str) -> bool {
-    a != b && a.parse::<u64>().is_ok() == b.parse::<u64>().is_ok()
+/// The message about a key with two labels.
+pub fn two_labels(key: &str, cls: &str, json: &str) -> String {
+    format!(
+        "`{key}.cls` has the label {cls:?} and `{key}.json` {json:?}, expected one label; leave one of the files out"
+    )
 }
 
-/// Returns the image of a key with its label; `None` for a key without both, whose files are left out.
+/// Returns the image of a key with its label; `None` for a key without both, whose files are left out. A number in one label file and a name
+/// in the other may mean the same class.
 fn labelled(
     path: &Path,
     key: &str,
     sample: Sample,
-    omitted: &mut Omitted,
+    index: &mut Index,
 ) -> Result<Option<(Image, String)>, DataError> {
+    let omitted = &mut index.omitted;
     let refuse = |message: String| Err(DataError::at(path, message));
     let label = match (&sample.cls, &sample.json) {
         (Some(cls), _) => Some(of_cls(cls).map_err(|e| format!("`{key}.cls` {e}"))),
@@ -241,11 +250,16 @@ fn labelled(
     };
     if let (Some(Ok(label)), Some(json)) = (&label, &sample.json)
         && let Ok(other) = of_json(json)
-        && contradict(label, &other)
+        && other != *label
     {
-        return refuse(format!(
-            "`{key}.cls` has the label {label:?} and `{key}.json` {other:?}, expected one label; leave one of the files out"
-        ));
+        let pair = match [label, &other].map(|label| label.parse::<u32>().is_ok()) {
+            [true, false] => (label.clone(), other),
+            [false, true] => (other, label.clone()),
+            _ => return refuse(two_labels(key, label, &other)),
+        };
+        if index.named.len() < MOST_NAMED {
+            index.named.entry(pair).or_insert_with(|| key.to_owned());
+        }
     }
     match (sample.image, label) {
         (Some(image), Some(Ok(label))) => {

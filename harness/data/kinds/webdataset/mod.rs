@@ -225,7 +225,7 @@ fn open(paths: &[PathBuf], cx: &ScanContext<'_>) -> Result<Vec<Shard>, DataError
         let about = about.map_err(|e| DataError::at(&path, e.to_string()))?;
         let stamp = Stamp::of(&about);
         let canonical = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-        let key = Fingerprint::of(&[b"shard 2", canonical.as_os_str().as_encoded_bytes()]);
+        let key = Fingerprint::of(&[b"shard 3", canonical.as_os_str().as_encoded_bytes()]);
         let cache = cx.cache.join(format!("{}.bin", &key.0[..32]));
         let known = recall(&cache).and_then(|bytes| postcard::from_bytes::<Known>(&bytes).ok());
         let known = known.filter(|known| known.stamp == stamp);
@@ -280,14 +280,30 @@ enum Naming {
 
 impl Naming {
     fn of(spec: &WebDataset, splits: &[Vec<Shard>; 2]) -> Result<Self, DataError> {
+        let shards = || splits.iter().flatten();
         if let Some(file) = &spec.class_names {
-            return Ok(Self::Lines(read_names(file, true)?, file.clone()));
+            let names = read_names(file, true)?;
+            shards().try_for_each(|shard| agrees(shard, &names))?;
+            return Ok(Self::Lines(names, file.clone()));
         }
-        let mut labels = splits.iter().flatten().flat_map(|s| &s.known.index.labels);
-        Ok(match labels.all(|label| label.parse::<u32>().is_ok()) {
-            true => Self::Numbers,
-            false => Self::Texts,
-        })
+        let labels = || shards().flat_map(|s| s.known.index.labels.iter().map(move |l| (s, l)));
+        let number = labels().find(|(_, label)| is_number(label));
+        let name = labels().find(|(_, label)| !is_number(label));
+        match (number, name) {
+            (_, None) => Ok(Self::Numbers),
+            // `1,` beside `1` is a label that was written wrongly, not a class.
+            (Some((_, number)), Some((shard, name))) if spec.classes.is_none() => {
+                Err(DataError::at(
+                    &shard.path,
+                    format!(
+                        "the label of `{}` is {name:?}, a name, but others are numbers ({number}); expected all numbers or all names; correct the \
+                     labels, or list the classes in `classes:` if these are their names",
+                        shard.of_label(name)
+                    ),
+                ))
+            }
+            _ => Ok(Self::Texts),
+        }
     }
 
     /// Returns the class of every label of a shard.
@@ -295,13 +311,11 @@ impl Naming {
         let Self::Lines(names, file) = self else {
             return Ok(shard.known.index.labels.clone());
         };
-        let labels = (0..).zip(&shard.known.index.labels);
-        let classes = labels.map(|(at, label)| {
+        let labels = shard.known.index.labels.iter();
+        let classes = labels.map(|label| {
             let name = label.parse::<usize>().ok().and_then(|number| names.get(number));
             name.cloned().ok_or_else(|| {
-                let of_label = shard.members().iter().position(|member| member.label == at);
-                let path = of_label.map_or("", |member| &shard.known.index.paths[member]);
-                let lines = names.len();
+                let (path, lines) = (shard.of_label(label), names.len());
                 DataError::at(
                     &shard.path,
                     format!(
@@ -359,6 +373,27 @@ impl Naming {
             Self::Texts => present.into_iter().map(String::from).collect(),
         }
     }
+}
+
+fn is_number(label: &str) -> bool {
+    label.parse::<u32>().is_ok()
+}
+
+/// Checks that no image has the number of one line of `names` in one of its label files and the name of another line in the other.
+fn agrees(shard: &Shard, names: &[String]) -> Result<(), DataError> {
+    let lines: HashMap<&str, usize> = names.iter().map(String::as_str).zip(0..).collect();
+    for ((number, name), key) in &shard.known.index.named {
+        if let Some(line) = lines
+            .get(&**name)
+            .filter(|line| line.to_string() != *number)
+        {
+            let message = format!(
+                "key `{key}` has the labels {number} and {name:?}, but {name:?} is label {line} in class_names; correct the labels or the file"
+            );
+            return Err(DataError::at(&shard.path, message));
+        }
+    }
+    Ok(())
 }
 
 /// Decodes every image of a class in `wanted` that no earlier scan decoded, and caches the result.

@@ -35,4 +35,13 @@ impl Shard {
     pub fn members(&self) -> &[Member] {
         &self.known.index.members
     }
+
+    /// Returns the path of the first image with a label.
+    pub fn of_label(&self, label: &str) -> &str {
+        let index = &self.known.index;
+        let number = index.labels.iter().position(|other| other == label);
+        let is_of = |member: &Member| Some(member.label as usize) == number;
+        let member = index.members.iter().position(is_of);
+        member.map_or("", |member| &index.paths[member])
+    }
 }

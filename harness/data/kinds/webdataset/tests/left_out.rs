@@ -51,3 +51,54 @@ fn nothing_in_or_beside_shards_is_left_out_in_silence() {
         }
     }
 }
+
+/// `1,` was a class of its own beside `1`, and of two labels of an image one was taken.
+#[test]
+fn labels_that_contradict_each_other_are_refused() {
+    let sample = |key: &str, cls: &str, json: &str| {
+        let named = format!("{{\"label\": {json}}}");
+        [
+            file(&format!("{key}.png"), png(key.len())),
+            file(&format!("{key}.cls"), cls),
+            file(&format!("{key}.json"), named),
+        ]
+    };
+    for odd in ["1,", "\"1\"", "tensor(1)", "[1]", "1_0", "b'1'", "٣", "ant"] {
+        let files = [file("a.png", png(1)), file("a.cls", "1")];
+        let more = [file("bb.png", png(2)), file("bb.cls", odd)];
+        let parts = ["label of `bb.png`", "a name, but others are numbers (1)"];
+        refused(&[files, more].concat(), |_| (), &parts);
+    }
+    let dir = both(|c| c.to_string());
+    let names = dir.path().join("names.txt");
+    fs::write(&names, "ant\nbee\ncow\n").unwrap();
+    let shard = dir.path().join("shards/odd.tar");
+    let scan_of = |files: &[File]| {
+        write_shard(&shard, files);
+        let spec = WebDataset {
+            train: vec![shard.clone()],
+            val: Vec::new(),
+            class_names: Some(names.clone()),
+            ..WebDataset::default()
+        };
+        scanned(&web(spec, false))
+    };
+    let right = [sample("a", "0", "\"ant\""), sample("bb", "1", "\"bee\"")].concat();
+    assert_eq!(scan_of(&right).unwrap().classes, ["ant", "bee"]);
+    // What names no class of the list may be a caption.
+    let captions = [
+        sample("ccc", "1", "\"a bee\""),
+        sample("dddd", "1", "\"two bees\""),
+    ];
+    scan_of(&[right.clone(), captions.concat()].concat()).unwrap();
+    let wrong = [right, sample("ccc", "1", "\"ant\"").to_vec()].concat();
+    let error = scan_of(&wrong).unwrap_err().to_string();
+    for part in [
+        "odd.tar",
+        "key `ccc`",
+        "labels 1 and \"ant\"",
+        "label 0 in class_names",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
