@@ -90,7 +90,8 @@ fn alike(train: &[String], val: &[String]) -> String {
     })
 }
 
-/// Returns what the eye sees of a name: neither its Unicode form nor spaces around it nor characters of no width.
+/// Returns what the eye sees of a name: neither its Unicode form, nor the kind and number of its spaces, nor the kind of its hyphens, nor
+/// characters of no width.
 pub fn seen(name: &str) -> String {
     let of_no_width = |c: &char| {
         matches!(
@@ -98,8 +99,16 @@ pub fn seen(name: &str) -> String {
             '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}'
         )
     };
-    let seen: String = name.nfc().filter(|c| !of_no_width(c)).collect();
-    seen.trim().to_owned()
+    let hyphen = |c: char| {
+        if ['\u{2010}', '\u{2011}'].contains(&c) {
+            '-'
+        } else {
+            c
+        }
+    };
+    let seen: String = name.nfc().filter(|c| !of_no_width(c)).map(hyphen).collect();
+    // Markdown and HTML show any number of spaces as one.
+    seen.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Returns two classes whose names are the same to the eye.
@@ -307,6 +316,9 @@ mod tests {
             ("cat", "cat\u{200b}"),
             ("cat", "cat "),
             ("\u{feff}1", "1"),
+            ("a b", "a\u{a0}b"),
+            ("a b", "a  b"),
+            ("a-b", "a\u{2010}b"),
         ] {
             let all = names(&[a, "other", b]);
             assert_eq!(look_alike(&all), Some((a, b)));

@@ -154,6 +154,19 @@ impl Scan {
         ))
     }
 
+    /// "3 of 50 train images (ant/2.png, ...)": those whose bytes an earlier train image has. Without digests nothing is known.
+    pub fn twice(&self) -> Option<String> {
+        let train = &self.train;
+        let mut seen = HashSet::with_capacity(train.digests.len());
+        let mut repeated = (0..train.digests.len()).filter(|at| !seen.insert(&train.digests[*at]));
+        let first = &train.names[repeated.next()?];
+        let count = 1 + repeated.count();
+        Some(format!(
+            "{count} of {} train images ({first}, ...)",
+            train.len()
+        ))
+    }
+
     /// "2 images (cat/1.png as ant/1.png, ...)": those of both splits whose bytes an earlier image of another class has. Without digests nothing is known.
     pub fn contradictions(&self) -> Option<String> {
         let train = self.train.digests.len();

@@ -257,6 +257,10 @@ impl RunData {
             let note = format!("{repeated} are byte for byte in the train split too.");
             cx.notes.push(note);
         }
+        if let Some(twice) = self.environment["images"]["train_twice"].as_str() {
+            let note = format!("{twice} have the bytes of an earlier one.");
+            cx.notes.push(note);
+        }
         if self.metrics.is_empty() && self.records.iter().any(|r| r.tcas.is_some()) {
             let note = format!(
                 "The errors of the metrics are unknown, and so is whether they differ from chance: {METRICS} has no rows or is missing."

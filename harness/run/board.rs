@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use serde_json::{Value, json};
 use tessera_models::EpochRecord;
 use tessera_reports::evaluations::Evaluation;
 use tessera_reports::evaluations::PRETRAIN;
@@ -16,7 +15,6 @@ use tessera_reports::{CostRow, HistoryRow, MetricRow, Record};
 use tessera_tokenizers::Split;
 
 use super::environment;
-use crate::data::Scan;
 use crate::folder::data::RunData;
 use crate::folder::earlier::Earlier;
 use crate::folder::held::RunFolder;
@@ -419,7 +417,7 @@ fn before(cx: &Context<'_>, images: &Images, rows: &[&Row], out: &Path) -> anyho
         .flat_map(|row| seeds().map(move |seed| (*row, *seed)));
     let skipped = images.scan.omitted.images.iter();
     let mut environment = environment::about(cx);
-    environment["images"] = about(&images.scan);
+    environment["images"] = environment::about_images(&images.scan);
     Ok(RunData {
         suite_text: format!(
             "# {} with variables, sweeps and defaults filled in.\n{}",
@@ -446,22 +444,6 @@ fn before(cx: &Context<'_>, images: &Images, rows: &[&Row], out: &Path) -> anyho
 fn words<'s>(seeds: impl IntoIterator<Item = &'s u64>) -> String {
     let words: Vec<String> = seeds.into_iter().map(u64::to_string).collect();
     words.join(" ")
-}
-
-/// Returns which images the run uses: their fingerprint and number, and what is left out beside `skipped_images.txt`.
-fn about(scan: &Scan) -> Value {
-    let left_out = scan.omitted.others.iter();
-    let left_out = left_out
-        .map(|group| json!({"reason": group.reason, "files": group.count, "first": group.names}));
-    json!({
-        "fingerprint": scan.fingerprint,
-        "train": scan.train.len(),
-        "val": scan.val.len(),
-        "val_in_train": scan.repeated(),
-        "in_two_classes": scan.contradictions(),
-        "skipped": scan.omitted.images.len(),
-        "left_out": left_out.collect::<Vec<_>>(),
-    })
 }
 
 /// Returns the record of a cell before its first stage.

@@ -7,6 +7,7 @@ use tessera_models::EMULATED;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::data::Scan;
 use crate::stages::common::context::Context;
 use crate::stages::common::machine::{BF16, Machine, architecture};
 use crate::stages::fit_seeds;
@@ -34,6 +35,23 @@ pub fn about(cx: &Context<'_>) -> Value {
         "threads": cx.threads,
         "suite": cx.suite.path.file_name().map(|name| name.to_string_lossy()),
         "models": models(cx),
+    })
+}
+
+/// Returns which images the run uses: their fingerprint and number, and what is left out beside `skipped_images.txt`.
+pub fn about_images(scan: &Scan) -> Value {
+    let left_out = scan.omitted.others.iter();
+    let left_out = left_out
+        .map(|group| json!({"reason": group.reason, "files": group.count, "first": group.names}));
+    json!({
+        "fingerprint": scan.fingerprint,
+        "train": scan.train.len(),
+        "val": scan.val.len(),
+        "train_twice": scan.twice(),
+        "val_in_train": scan.repeated(),
+        "in_two_classes": scan.contradictions(),
+        "skipped": scan.omitted.images.len(),
+        "left_out": left_out.collect::<Vec<_>>(),
     })
 }
 

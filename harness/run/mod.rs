@@ -362,6 +362,11 @@ fn scanned(cx: &Context<'_>) -> anyhow::Result<Images> {
             "{repeated} are byte for byte in the train split too; accuracies on them measure memory"
         ));
     }
+    if let Some(twice) = images.scan.twice() {
+        cx.reporter.note(&format!(
+            "{twice} have the bytes of an earlier one; they count twice, and others may be missing in their place"
+        ));
+    }
     if let Some(contradictions) = images.scan.contradictions() {
         cx.reporter.note(&format!(
             "of both splits, {contradictions} have the bytes of an image of another class; no model can name both classes, so remove one of them"

@@ -197,7 +197,10 @@ impl Suite {
                 Ok(below) => below.components().map(|_| "..").collect(),
                 Err(_) => base,
             };
-            value["relative_to"] = json!(folder.to_string_lossy());
+            // YAML is text: a folder that is none cannot be named.
+            if let Some(folder) = folder.to_str() {
+                value["relative_to"] = json!(folder);
+            }
         }
         value
     }

@@ -58,6 +58,10 @@ pub enum StarterError {
 /// # Errors
 /// What was found in place of a dataset.
 pub fn starter(folder: &Path, rows: &Rows, registry: &Registry) -> Result<Starter, StarterError> {
+    if folder.to_str().is_none() {
+        let message = "found a path that is not UTF-8, expected one that is, because suites are text; rename the folder";
+        return Err(DataError::at(folder, message).into());
+    }
     let look = look(folder)?;
     let spec = registry.dataset(&Config::from_value(look.dataset.clone()));
     let survey = spec.map_err(SuiteError::Config)?.survey()?;
@@ -176,4 +180,27 @@ fn row(feature: Feature, k: &[usize]) -> String {
     format!(
         "  - {{name: \"K-means {name}, K={{k}}\", kind: kmeans, with: {{features: {{kind: {kind}}}, epochs: 10}}, sweep: {{k: {k:?}}}}}\n"
     )
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use super::*;
+
+    /// The suite had another name of the folder, which was then said not to exist.
+    #[test]
+    fn a_folder_whose_path_is_not_utf8_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(OsStr::from_bytes(b"\xff\xfe"));
+        std::fs::create_dir_all(folder.join("ant")).unwrap();
+        let rows = Rows {
+            features: vec![Feature::Hog],
+            k: vec![2],
+            train: false,
+        };
+        let error = starter(&folder, &rows, &Registry::builtin()).unwrap_err();
+        assert!(error.to_string().contains("not UTF-8"), "{error}");
+    }
 }

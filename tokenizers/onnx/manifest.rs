@@ -1,7 +1,8 @@
 //! The manifest beside a graph (`tokenizers/export/exporter.py` writes it).
 //!
 //! `NAME.yaml` or `NAME.yml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`. A file that looks like one but lacks the digest is
-//! refused; other files of that name, such as a suite, are ignored. Unknown keys are notes for people.
+//! refused; other files of that name, such as a suite, are ignored. Unknown keys are notes for people, except those that are nearly a key of the
+//! manifest.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use tessera_models::{Groups, files, foreign};
 
 use super::input::Scale;
 use super::plain;
-use crate::config::Config;
+use crate::config::{Config, nearest};
 use crate::contract::MOST_CODES;
 use crate::view::MOST_PIXELS;
 use crate::{Error, Result, schema};
@@ -61,6 +62,7 @@ pub struct Manifest {
 
 /// `input:` of a manifest, as in a suite.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Pixels {
     /// Side, pixels.
     #[schemars(range(min = 1, max = MOST_PIXELS))]
@@ -262,6 +264,17 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
     let own = json!(schemars::schema_for!(Manifest));
     schema::check(&own, &value)
         .map_err(|(field, wrong)| format!("{field}: {wrong}; correct the manifest"))?;
+    if let Some((field, names)) = schema::missing(&own, &value).first() {
+        let names = names.join("`, `");
+        return Err(format!(
+            "{field}: missing field `{names}`; correct the manifest"
+        ));
+    }
+    if let Some((wrong, meant)) = misspelt(&value) {
+        return Err(format!(
+            "{wrong}: unknown key, did you mean `{meant}`? correct the manifest, or give a note another name"
+        ));
+    }
     let manifest: Result<Manifest, _> = serde_path_to_error::deserialize(value);
     let manifest = manifest.map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
     if let Some(groups) = &manifest.groups {
@@ -278,6 +291,29 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
         scale.check().map_err(wrong)?;
     }
     Ok(Some(manifest))
+}
+
+/// Returns a key that is nearly one that changes numbers, and that one: a misspelt key would be taken for a note.
+fn misspelt(value: &Value) -> Option<(&str, &'static str)> {
+    const KEYS: [&str; 7] = [
+        "input",
+        "kind",
+        "grid",
+        "codebook_size",
+        "groups",
+        "dim",
+        "saw_labels",
+    ];
+    // Notes may have short names, such as `id`.
+    let is_meant = |key: &str, name: &str| name.len() > 4 || key.to_lowercase().starts_with(name);
+    let mut others = value
+        .as_object()?
+        .keys()
+        .filter(|key| !KEYS.contains(&key.as_str()));
+    others.find_map(|key| {
+        let name = nearest(key, KEYS).filter(|name| is_meant(key, name))?;
+        Some((key.as_str(), name))
+    })
 }
 
 /// Returns a key by which a mapping without `sha256` is meant as a manifest: a misspelt digest, or another key of manifests.
@@ -348,6 +384,36 @@ mod tests {
                 std: [1.0; 3]
             })
         );
+    }
+
+    #[test]
+    fn a_misspelt_key_is_no_note() {
+        for (key, meant) in [
+            ("saw_label: true", "saw_labels"),
+            ("codebok_size: 8", "codebook_size"),
+            ("Grid: [4, 4]", "grid"),
+            ("inputs: {side: 8}", "input"),
+        ] {
+            let error = parsed(&format!("sha256: ab\n{key}\n")).unwrap_err();
+            assert!(
+                error.contains(&format!("did you mean `{meant}`?")),
+                "{error}"
+            );
+        }
+        let error = parsed("sha256: ab\ninput: {side: 8, scael: dvae}\n").unwrap_err();
+        assert!(
+            error.contains("input") && error.contains("scael"),
+            "{error}"
+        );
+        let error = parsed("sha256: ab\ninput: {scale: {mean: [0, 0, 0], std: [1, 1, 1]}}\n");
+        let error = error.unwrap_err();
+        assert!(
+            error.contains("input.scale: missing field `custom`"),
+            "{error}"
+        );
+        for note in ["id: 3", "git: abc", "date: 2026", "license: MIT", "time: 3"] {
+            parsed(&format!("sha256: ab\n{note}\n")).unwrap();
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Compares `metrics.csv` with `results.csv`.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::bail;
@@ -13,6 +14,22 @@ use super::super::sums::{NO_ROWS, lost};
 pub(super) fn check(data: &RunData, path: &Path) -> anyhow::Result<()> {
     for (cell, record) in data.records.iter().enumerate() {
         let rows = data.metrics.get(&cell).map_or(&[][..], Vec::as_slice);
+        let mut seen = HashSet::new();
+        let place = |row: &MetricRow| (row.metric.clone(), row.fit_seed, row.group);
+        if let Some(twice) = rows.iter().find(|row| !seen.insert(place(row))) {
+            let of_fit = twice
+                .fit_seed
+                .map_or(String::new(), |seed| format!(", fit seed {seed}"));
+            let of_group = twice
+                .group
+                .map_or(String::new(), |group| format!(", group {group}"));
+            let (row, seed) = (&record.tokenizer, record.seed);
+            let found = format!(
+                "two rows of {} of {row}, seed {seed}{of_fit}{of_group}",
+                twice.metric
+            );
+            bail!(lost(path, &found, "one"));
+        }
         for column in Record::metrics() {
             let Some(number) = record.number(column) else {
                 continue;

@@ -439,7 +439,12 @@ fn val_images_that_are_in_train_too_are_counted() {
     )
     .unwrap();
     fs::remove_file(dir.path().join("val/ant/1.png")).unwrap();
-    assert_eq!(scanned(dir.path()).unwrap().contradictions(), None);
+    let scan = scanned(dir.path()).unwrap();
+    assert_eq!((scan.contradictions(), scan.twice()), (None, None));
+    let copy = dir.path().join("train/bee/2.png");
+    fs::copy(dir.path().join("train/bee/1.png"), copy).unwrap();
+    let twice = scanned(dir.path()).unwrap().twice().unwrap();
+    assert_eq!(twice, "1 of 5 train images (train/bee/2.png, ...)");
 }
 
 #[test]
