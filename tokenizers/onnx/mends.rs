@@ -37,6 +37,8 @@ pub enum Mend {
     Quotient(usize),
     /// A quantisation without `axis`, which is 1; rten takes the last.
     Axis,
+    /// A convolution over so many axes without `kernel_shape`, from which rten takes the number of the other attributes that are left out.
+    Window(usize),
 }
 
 /// A node, by its operator and its first output.
@@ -63,6 +65,12 @@ pub fn mends<'a>(onnx: &Onnx<'a>, output: &'a str) -> HashMap<Key<'a>, Mend> {
             "Expand" | "MatMul" if fused.contains(output) => Some(Mend::Apart),
             "Div" if steps.contains(output) => values.constant(input(1)).and_then(quotient),
             "QuantizeLinear" | "DequantizeLinear" => axis(node, &values),
+            "Conv" | "ConvInteger" | "ConvTranspose" if lacks_defaults(node) => {
+                let weights = values.constant(input(1));
+                weights
+                    .and_then(|w| w.rank.checked_sub(2))
+                    .map(Mend::Window)
+            }
             _ => None,
         };
         Some(((node.operator, output), mend?))
@@ -116,6 +124,15 @@ pub fn version<'a>(onnx: &Onnx<'a>, output: &'a str) -> String {
         text.push_str(&format!(" {operator}"));
     }
     text
+}
+
+/// The attributes of a convolution that rten counts, and their defaults for each axis (two paddings per axis).
+pub const WINDOW: [(&str, i64, usize); 3] =
+    [("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2)];
+
+fn lacks_defaults(node: &Node<'_>) -> bool {
+    let has = |name: &str| node.attribute(name).is_some();
+    !has("kernel_shape") && WINDOW.iter().any(|(name, ..)| !has(name))
 }
 
 fn truth<'a>(node: &Node<'a>, values: &Values<'a, '_>) -> Option<Mend> {

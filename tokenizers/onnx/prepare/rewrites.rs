@@ -6,7 +6,7 @@ use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, GraphProto, NodeProto, TensorProto,
 };
 
-use crate::onnx::mends::{Key, Mend};
+use crate::onnx::mends::{Key, Mend, WINDOW};
 
 /// Rewrites the nodes of `mends`, also in nested graphs. The outputs keep their names.
 pub fn apply(graph: &mut GraphProto, mends: &HashMap<Key<'_>, Mend>) {
@@ -41,6 +41,16 @@ fn rewritten(mut node: NodeProto, mend: Mend) -> Vec<NodeProto> {
         Mend::Quotient(rank) => quotient(node, &x, &second, &output, rank),
         Mend::Axis => {
             node.attribute.push(integer("axis", 1));
+            vec![node]
+        }
+        Mend::Window(axes) => {
+            let has = |a: &AttributeProto, name| a.name.as_deref() == Some(name);
+            for (name, default, each) in WINDOW {
+                if !node.attribute.iter().any(|a| has(a, name)) {
+                    node.attribute
+                        .push(integers(name, &vec![default; each * axes]));
+                }
+            }
             vec![node]
         }
     }

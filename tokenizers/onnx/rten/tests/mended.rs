@@ -371,3 +371,53 @@ fn the_key_changes_only_for_graphs_that_are_rewritten() {
     ];
     assert_eq!(of(plain, Vec::new()), "");
 }
+
+/// `kernel_shape` may be left out, and so may the other attributes: rten refused such a graph.
+#[test]
+fn a_convolution_has_the_defaults_of_the_standard() {
+    let pixels: Vec<f32> = (0..48_u8).map(f32::from).collect();
+    // One output is the first channel, the other twice the second one, a row and a column further.
+    let mut kernel = vec![0.0; 24];
+    (kernel[0], kernel[12 + 4 + 3]) = (1.0, 2.0);
+    let convolution = |attributes: &[AttributeProto]| {
+        let nodes = vec![node("Conv", &["images", "w"], "out", attributes)];
+        let weights = weights("w", &[2, 3, 2, 2], kernel.clone());
+        graph(nodes, vec![weights], DataType::FLOAT)
+    };
+    let of = |stride: usize| -> Vec<f32> {
+        let places = (0..3).step_by(stride);
+        let places: Vec<usize> = places
+            .clone()
+            .flat_map(|y| places.clone().map(move |x| 4 * y + x))
+            .collect();
+        let first = places.iter().map(|at| pixels[*at]);
+        let second = places.iter().map(|at| 2.0 * pixels[16 + at + 5]);
+        first.chain(second).collect()
+    };
+    let ints = |name: &str, values: &[i64]| AttributeProto {
+        ints: values.to_vec(),
+        ..named(name, AttributeType::INTS)
+    };
+    let (strides, dilations) = (ints("strides", &[2, 2]), ints("dilations", &[1, 1]));
+    for (attributes, stride, side) in [
+        (vec![], 1, 3),
+        (vec![strides.clone()], 2, 2),
+        (vec![strides, dilations.clone()], 2, 2),
+        (vec![dilations, ints("pads", &[0; 4])], 1, 3),
+    ] {
+        let file = convolution(&attributes);
+        assert!(version(&file).contains("rewritten Conv"));
+        let (shape, output) = shaped(&file, &pixels);
+        assert_eq!(shape, [1, 2, side, side]);
+        let Output::Values(found) = output else {
+            panic!("ids")
+        };
+        assert_eq!(found, of(stride), "{attributes:?}");
+    }
+    let plain = convolution(&[ints("kernel_shape", &[2, 2])]);
+    assert!(!version(&plain).contains("rewritten"));
+    let nodes = vec![node("ConvTranspose", &["images", "w"], "out", &[])];
+    let kernel = weights("w", &[3, 1, 2, 2], [vec![1.0], vec![0.0; 11]].concat());
+    let (shape, _) = shaped(&graph(nodes, vec![kernel], DataType::FLOAT), &pixels);
+    assert_eq!(shape, [1, 1, 5, 5]);
+}
