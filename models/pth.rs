@@ -51,6 +51,8 @@ pub(crate) struct Pth {
     archive: ZipArchive<BufReader<File>>,
     /// Folder of the storages in the archive.
     folder: String,
+    /// Name and bytes of the last storage that several tensors are views of, so that it is not read for each of them.
+    shared: Option<(String, Vec<u8>)>,
     /// Content of its pickle.
     pub contents: Contents,
 }
@@ -144,6 +146,7 @@ impl Pth {
         Ok(Self {
             archive,
             folder,
+            shared: None,
             contents: Nodes(nodes).contents(root)?,
         })
     }
@@ -168,14 +171,30 @@ impl Pth {
                 "`{name}` is empty or has more than {ELEMENTS} elements"
             ));
         };
-        let entry = format!("{}data/{}", self.folder, tensor.storage);
-        let mut entry = self.archive.by_name(&entry).map_err(text)?;
         let needed = (end as u64).saturating_add(1).saturating_mul(size as u64);
-        let mut storage = Vec::new();
-        let mut beginning = entry.by_ref().take(needed);
-        beginning.read_to_end(&mut storage).map_err(text)?;
-        // The checksum of an entry is compared at its end.
-        std::io::copy(&mut entry, &mut std::io::sink()).map_err(text)?;
+        let all = self.contents.tensors.values();
+        let is_shared = all.filter(|t| t.storage == tensor.storage).nth(1).is_some();
+        let read;
+        let storage = match &self.shared {
+            Some((of, bytes)) if *of == tensor.storage => bytes,
+            _ => {
+                let entry = format!("{}data/{}", self.folder, tensor.storage);
+                let mut entry = self.archive.by_name(&entry).map_err(text)?;
+                let mut bytes = Vec::new();
+                let most = if is_shared { u64::MAX } else { needed };
+                let mut beginning = entry.by_ref().take(most);
+                beginning.read_to_end(&mut bytes).map_err(text)?;
+                // The checksum of an entry is compared at its end.
+                std::io::copy(&mut entry, &mut std::io::sink()).map_err(text)?;
+                match is_shared {
+                    true => &self.shared.insert((tensor.storage.clone(), bytes)).1,
+                    false => {
+                        read = bytes;
+                        &read
+                    }
+                }
+            }
+        };
         if (storage.len() as u64) < needed {
             return Err(format!("the storage of `{name}` ends too early"));
         }

@@ -1,8 +1,10 @@
 //! Names rows whose pretraining has not lowered its loss, on the page and under the tables.
 
+use crate::columns::Record;
 use crate::evaluations::PRETRAIN;
 use crate::figure::Curve;
 use crate::number::signed;
+use crate::seeds::names;
 
 /// What is said of such rows.
 pub const NOT_LOWERED: &str = "Pretraining has not lowered its loss";
@@ -16,12 +18,40 @@ pub fn risen_rows(losses: &[(String, Curve)]) -> impl Iterator<Item = (&str, f64
     })
 }
 
-/// Returns these rows and a remedy, to follow [`NOT_LOWERED`].
-pub fn risen(losses: &[(String, Curve)]) -> Option<String> {
-    let shown = |loss: f64| match loss.abs() < 1e4 {
+fn shown(loss: f64) -> String {
+    match loss.abs() < 1e4 {
         true => signed(loss, 2),
         false => format!("{loss:.1e}"),
+    }
+}
+
+/// Names rows whose pretraining ends with a larger loss than that of a uniform guess of K codes, ln K, in some seed.
+pub fn worse_than_a_guess(records: &[Record]) -> Option<String> {
+    let named = |name: &&str| {
+        let of_row = |r: &&Record| r.tokenizer == *name && r.code_groups.is_empty();
+        let losses = records.iter().filter(of_row).filter_map(|r| {
+            let guess = (r.codebook_size? as f64).ln();
+            Some((r.pretrain_loss.filter(|loss| *loss > guess)?, guess))
+        });
+        let (loss, guess) = losses.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        Some(format!(
+            "{name} ({}, ln K is {})",
+            shown(loss),
+            shown(guess)
+        ))
     };
+    let rows: Vec<String> = names(records).iter().filter_map(named).collect();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "Pretraining ends with a larger loss than that of a uniform guess for {}. It diverged or learned nothing; try another \
+             `pretrain.base_lr`.",
+            rows.join("; ")
+        )
+    })
+}
+
+/// Returns the rows of [`risen_rows`] and a remedy, to follow [`NOT_LOWERED`].
+pub fn risen(losses: &[(String, Curve)]) -> Option<String> {
     let named = |(row, first, last)| format!("{row} ({} to {})", shown(first), shown(last));
     let rows: Vec<String> = risen_rows(losses).map(named).collect();
     (!rows.is_empty()).then(|| {
@@ -36,4 +66,31 @@ pub fn risen(losses: &[(String, Curve)]) -> Option<String> {
 /// Returns the note of tables on such rows.
 pub fn not_lowered(losses: &[(String, Curve)]) -> Option<String> {
     Some(format!("{NOT_LOWERED}{}", risen(losses)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_above_that_of_a_uniform_guess_is_named() {
+        let record = |name: &str, k, loss| Record {
+            tokenizer: name.into(),
+            codebook_size: k,
+            pretrain_loss: Some(loss),
+            ..Record::default()
+        };
+        let mut all = vec![
+            record("K", Some(4), 1.38),
+            record("A", Some(4), 3144.3),
+            record("HOG", None, 7.0),
+        ];
+        let said = worse_than_a_guess(&all).unwrap();
+        assert!(
+            said.contains("guess for A (3144.30, ln K is 1.39). It diverged"),
+            "{said}"
+        );
+        all.remove(1);
+        assert_eq!(worse_than_a_guess(&all), None);
+    }
 }

@@ -197,9 +197,10 @@ fn numbers_out_of_range_are_refused() {
         ("linear_probe.crop_scale", &["[-1, 1]", "[0.2, 1]"]),
         ("fine_tune.base_lr", &["-1"]),
         ("fine_tune.from_scratch_base_lr", &["0"]),
-        ("fine_tune.layer_decay", &["0", "1.1"]),
+        ("fine_tune.layer_decay", &["0", "1.1", "5e-324", "1e-12"]),
         ("fine_tune.weight_decay", &["-1"]),
-        ("fine_tune.min_lr", &["-1"]),
+        // A rate that rises to it.
+        ("fine_tune.min_lr", &["-1", "1000"]),
         ("fine_tune.warmup_epochs", &["2.5"]),
         ("fine_tune.label_smoothing", &["1"]),
         ("fine_tune.drop_path", &["1", "-0.1"]),

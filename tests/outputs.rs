@@ -177,3 +177,40 @@ fn tokenize_follows_links_and_refuses_pipes_before_any_work() {
     );
     assert!(!bench.path("pipe.labels.npy").exists() && !bench.path("values.npy").exists());
 }
+
+/// The notes of the first run stood under the rows of both.
+#[test]
+fn notes_of_several_runs_say_of_which_run_they_are() {
+    let bench = Bench::whole();
+    let run = |out: &str, augment: &str, verb: &str| {
+        let set = format!("pretrain.augment={augment}");
+        bench.fine(&[
+            verb,
+            "suite.yaml",
+            "--out",
+            out,
+            "--only",
+            "K-means Pixel, K=4",
+            "--set",
+            &set,
+        ]);
+    };
+    run("plain", "none", "run");
+    // Nothing is pretrained.
+    run("fixed", "fixed-view", "score");
+    bench.fine(&["report", "fixed", "--tables", "2"]);
+    let table = std::fs::read_to_string(bench.path("fixed/tables/table2.md")).unwrap();
+    assert!(!table.contains("pretrained"), "{table}");
+    run("fixed", "fixed-view", "run");
+    let note = |run: &str, with: &str| {
+        bench.fine(&["report", run, "--tables", "2", "--with", with]);
+        let table = std::fs::read_to_string(bench.path(run).join("tables/table2.md")).unwrap();
+        let note = table
+            .lines()
+            .find(|line| line.contains("(augment: fixed-view)"));
+        note.unwrap().to_owned()
+    };
+    let of = |which: &str| format!("- {which}: Every row was pretrained");
+    assert!(note("plain", "fixed").starts_with(&of("Added run 1")));
+    assert!(note("fixed", "plain").starts_with(&of("This run")));
+}

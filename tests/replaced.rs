@@ -67,6 +67,39 @@ fn a_store_without_the_finished_results_is_refused_unless_they_are_computed() {
     bench.fine(&[&RUN[..], &third, &["--collect"]].concat());
 }
 
+/// The results of the folder's recipe were replaced by `pending` rows, and those of a part that the suite leaves out went without a word.
+#[test]
+fn results_of_another_recipe_are_not_collected_over_finished_ones() {
+    let bench = Bench::whole();
+    bench.fine(&RUN);
+    let collect = [&RUN[..], &["--collect"]].concat();
+    let refused = ["4 rows (", K4, "of another recipe", "--out"];
+    unchanged(
+        &bench,
+        &[&collect[..], &["--set", "knn.k=6"]].concat(),
+        &refused,
+    );
+    let precision = [&collect[..], &["--precision", "bf16"]].concat();
+    unchanged(&bench, &precision, &["computed in f32", "--precision f32"]);
+    // A part that is left out is named; the next run finds it again.
+    let whole = results(&bench.path("out"));
+    let without = bench.bench(&[&collect[..], &["--set", "linear_probe=null"]].concat());
+    let said = error(&without);
+    assert!(without.status.success(), "{said}");
+    let part = "no longer has linear_probe of 4 rows (";
+    assert!(
+        said.contains(part) && said.contains("the suite does not ask for"),
+        "{said}"
+    );
+    assert!(
+        column(&bench.path("out"), "lp_top1")
+            .iter()
+            .all(String::is_empty)
+    );
+    bench.fine(&collect);
+    assert_eq!(results(&bench.path("out")), whole);
+}
+
 /// A damaged entry is computed again, also if the run ends between the two.
 #[test]
 fn a_store_that_has_moved_a_damaged_result_away_is_no_other_store() {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tessera_models::files;
 use tessera_reports::Record;
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use super::failure::Failure;
 use super::process;
 use crate::folder::data::RunData;
 use crate::folder::held::RunFolder;
-use crate::folder::layout::RESULTS;
+use crate::folder::layout::{RESULTS, SUITE};
 use crate::folder::{read, write};
 
 /// If `tables` is empty, writes those of the suite. Tables include the rows of the runs in `with`.
@@ -23,7 +24,11 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
     };
     let data = read::whole(run)?;
     let folder = folder.context("the results appeared just now; report again")?;
-    let read = |other: &PathBuf| read::measured(other, &other.join(RESULTS));
+    let read = |other: &PathBuf| match files::is_absent(&other.join(SUITE)) {
+        // Results without the rest of their run folder.
+        true => read::measured(other, &other.join(RESULTS)),
+        false => read::whole(other),
+    };
     let others: Vec<RunData> = with.iter().map(read).collect::<anyhow::Result<_>>()?;
     let of_suite = data.suite["report"]["tables"].as_array();
     let of_suite = of_suite.into_iter().flatten();

@@ -134,22 +134,38 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
             .all(|all| all.iter().any(|n| n == name))
     };
     // A name may have spaces; else what follows the first is a remark.
-    let chosen = names
-        .iter()
-        .map(|line| match line.split_whitespace().next() {
-            _ if known(line) => Ok(line.clone()),
-            Some(word) if known(word) => Ok(word.to_owned()),
-            _ => Err(DataError::at(
-                list,
-                format!(
-                    "class `{line}` {} {}; correct the list or add the images",
-                    found.lacks, found.places
-                ),
-            )),
-        });
+    let chosen = names.iter().map(|line| {
+        let mut words = line.split_whitespace();
+        let first = words.next().filter(|word| known(word));
+        let message = match (first, words.find(|word| known(word))) {
+            _ if known(line) => return Ok(line.clone()),
+            (Some(word), None) => return Ok(word.to_owned()),
+            (Some(word), Some(other)) => format!(
+                "found the classes `{word}` and `{other}` in one line, expected one per line; write them on two lines, or a remark behind a tab"
+            ),
+            (None, _) => format!(
+                "class {} {} {}; correct the list or add the images",
+                quoted(line),
+                found.lacks,
+                found.places
+            ),
+        };
+        Err(DataError::at(list, message))
+    });
     let chosen = chosen.collect::<Result<Vec<_>, _>>()?;
     each_once(&chosen, list)?;
     Ok(chosen)
+}
+
+/// Returns the first characters of a name in quotes, with escapes if some are invisible.
+fn quoted(name: &str) -> String {
+    const SHOWN: usize = 100;
+    let shown: String = name.chars().take(SHOWN).collect();
+    let more = if shown.len() < name.len() { " ..." } else { "" };
+    match seen(&shown) == shown.nfc().collect::<String>() {
+        true => format!("`{shown}`{more}"),
+        false => format!("{shown:?}{more}"),
+    }
 }
 
 /// Returns the bytes of a list of classes.
@@ -186,6 +202,17 @@ fn parsed(list: &Path, numbered: bool) -> Result<(Vec<String>, Vec<String>), Dat
     }
     let text = String::from_utf8(bytes).map_err(|_| refuse("other bytes (Latin-1?)"))?;
     let text = text.trim_start_matches('\u{feff}').trim_end();
+    // Other ends of lines would join two names.
+    let ends = ['\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}'];
+    if let Some(end) = text
+        .lines()
+        .find_map(|line| line.chars().find(|c| ends.contains(c)))
+    {
+        let message = format!(
+            "found {end:?}, expected lines that end with \\n or \\r\\n; save it again with such ends"
+        );
+        return Err(DataError::at(list, message));
+    }
     let (mut names, mut remarks) = (Vec::new(), Vec::new());
     for (at, line) in text.lines().enumerate() {
         let name = line.split('\t').next().unwrap_or_default().trim();
@@ -299,142 +326,4 @@ pub(super) fn class_hash(classes: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn two_classes_with_one_look_are_found() {
-        let names = |all: &[&str]| {
-            all.iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>()
-        };
-        for (a, b) in [
-            ("caf\u{e9}", "cafe\u{301}"),
-            ("cat", "cat\u{200b}"),
-            ("cat", "cat "),
-            ("\u{feff}1", "1"),
-            ("a b", "a\u{a0}b"),
-            ("a b", "a  b"),
-            ("a-b", "a\u{2010}b"),
-        ] {
-            let all = names(&[a, "other", b]);
-            assert_eq!(look_alike(&all), Some((a, b)));
-        }
-        assert_eq!(look_alike(&names(&["cat", "Cat", "c at", "cats"])), None);
-    }
-
-    #[test]
-    fn names_that_look_alike_are_explained() {
-        let dir = tempfile::tempdir().unwrap();
-        let told = |train: &str, val: &str| {
-            let (train, val) = ([train.to_owned()], [val.to_owned()]);
-            let found = Found {
-                train: &train,
-                val: &val,
-                places: "train and val".into(),
-                lacks: "has no folder in",
-            };
-            choose(&found, None, dir.path()).unwrap_err().to_string()
-        };
-        assert!(told("caf\u{e9}", "cafe\u{301}").contains("NFC and NFD"));
-        assert!(told("cat", "cat\u{200b}").contains("\\u{200b}\" look the same"));
-        assert!(told("ant", "Ant").contains("`ant` and `Ant` differ in case"));
-        assert!(!told("ant", "bee").contains("rename one"));
-    }
-
-    #[test]
-    fn names_in_a_list_keep_their_spaces_and_labels_their_lines() {
-        let dir = tempfile::tempdir().unwrap();
-        let list = dir.path().join("names.txt");
-        let read = |text: &str, numbered| {
-            fs::write(&list, text).unwrap();
-            read_names(&list, numbered)
-        };
-        for (text, names) in [
-            (
-                "\u{feff}polar bear\npolar fox\n",
-                ["polar bear", "polar fox"],
-            ),
-            ("  ant \r\nbee\tan insect\r\n\r\n", ["ant", "bee"]),
-            ("crane\ncrane\n", ["crane", "crane (1)"]),
-            (
-                "n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
-                ["n01440764", "n01443537"],
-            ),
-        ] {
-            assert_eq!(read(text, true).unwrap(), names, "{text:?}");
-        }
-        assert_eq!(read("# two\nant\n\nbee\n", false).unwrap(), ["ant", "bee"]);
-        let remark = read("# two\nant\nbee\n", true).unwrap_err();
-        let remark = remark.to_string();
-        assert!(
-            remark.contains("line 1 begins with #, but it stands for label 0"),
-            "{remark}"
-        );
-        // The second line had the name of the third, and one of both labels no images.
-        let cranes = read("crane\ncrane\ncrane (1)\n", true).unwrap();
-        assert_eq!(cranes, ["crane", "crane (1) (1)", "crane (1)"]);
-        assert!(read("crane\ncrane\n", false).is_err());
-        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n";
-        let pointer = read(pointer, true).unwrap_err().to_string();
-        assert!(pointer.contains("git lfs pull"), "{pointer}");
-        fs::write(&list, b"\xff\xfea\0n\0t\0").unwrap();
-        let wide = read_names(&list, false).unwrap_err().to_string();
-        assert!(wide.contains("found UTF-16, expected UTF-8"), "{wide}");
-        let unnamed = read("ant\n\tan insect\nbee\n", false).unwrap_err();
-        assert!(unnamed.to_string().contains("line 2 has no name"));
-        for (text, part) in [
-            ("class\nant\nbee\n", "line 1 is the header"),
-            ("Label,Class name\n0,ant\n1,bee\n", "line 1 is the header"),
-            ("[\n\"ant\",\n\"bee\"\n]\n", "found JSON"),
-            ("{\"0\": \"ant\",\n\"1\": \"bee\"}\n", "found JSON"),
-            ("1 ant\n0 bee\n", "another order"),
-        ] {
-            let error = read(text, true).unwrap_err().to_string();
-            assert!(error.contains(part), "{error}");
-        }
-        assert_eq!(
-            read("0: ant\n1: bee\n", true).unwrap(),
-            ["0: ant", "1: bee"]
-        );
-        assert_eq!(read("7\n3\n", true).unwrap(), ["7", "3"]);
-        let shifted = read("ant\n\nbee\n", true).unwrap_err().to_string();
-        assert!(
-            shifted.contains("names.txt: line 2 has no name, but it stands for label 1"),
-            "{shifted}"
-        );
-        let classes = ["ant", "polar bear"].map(String::from);
-        let found = Found {
-            train: &classes,
-            val: &classes,
-            places: "train and val".into(),
-            lacks: "has no folder in",
-        };
-        fs::write(&list, "polar bear\nant, an insect\n").unwrap();
-        assert!(
-            listed(&found, &list)
-                .unwrap_err()
-                .to_string()
-                .contains("class `ant, an insect`")
-        );
-        fs::write(&list, "polar bear\nant (an insect)\n").unwrap();
-        assert_eq!(listed(&found, &list).unwrap(), ["polar bear", "ant"]);
-        // It was taken for a remark, and the class was lost.
-        let marked = ["#bee", "ant"].map(String::from);
-        let found = Found {
-            train: &marked,
-            val: &marked,
-            ..found
-        };
-        for text in ["ant\n#bee\n", "\u{feff}#bee\tan insect\nant\n"] {
-            fs::write(&list, text).unwrap();
-            let error = listed(&found, &list).unwrap_err().to_string();
-            assert!(error.contains("found `#bee`, which is a class"), "{error}");
-        }
-        fs::write(&list, "ant\n# bees are absent\n").unwrap();
-        assert_eq!(listed(&found, &list).unwrap(), ["ant"]);
-    }
-}
+mod tests;

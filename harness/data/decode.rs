@@ -24,6 +24,9 @@ const PNG_KIND: std::ops::Range<usize> = 24..26;
 /// Grey of 16 bits without alpha.
 const GREY_16: [u8; 2] = [16, 0];
 
+/// Bytes that a decoder may allocate beside the pixels, of up to eight bytes. A profile of colours that unpacks to more is ignored.
+const BESIDE_PIXELS: u64 = 16 << 20;
+
 /// Decodes the bytes of one file.
 ///
 /// # Errors
@@ -37,10 +40,17 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     if format == image::ImageFormat::WebP && is_cut(bytes) {
         return Err("is truncated".into());
     }
-    let read = || ImageReader::with_format(io::Cursor::new(bytes), format);
-    let (width, height) = quietly(|| read().into_dimensions())?.map_err(unknown)?;
+    let read = |pixels: u64| {
+        let mut reader = ImageReader::with_format(io::Cursor::new(bytes), format);
+        let mut limits = image::Limits::default();
+        limits.max_alloc = Some(BESIDE_PIXELS + 8 * pixels);
+        reader.limits(limits);
+        reader
+    };
+    let (width, height) = quietly(|| read(0).into_dimensions())?.map_err(unknown)?;
     within_bound(width as usize, height as usize)?;
-    let image = quietly(|| read().decode())?.map_err(unknown)?;
+    let pixels = u64::from(width) * u64::from(height);
+    let image = quietly(|| read(pixels).decode())?.map_err(unknown)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |samples: &[u16]| samples.iter().map(|v| (v >> 8) as u8).collect();
     let rgb: Vec<u8> = match image {

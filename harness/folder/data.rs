@@ -12,7 +12,7 @@ use tessera_reports::paired::compare;
 use tessera_reports::recipes::Parts;
 use tessera_reports::{
     Column, Comparison, CostRow, HistoryRow, MetricRow, OtherRun, Predicted, Record, TableContext,
-    baseline, notes,
+    baseline, notes, worse_than_a_guess,
 };
 
 use super::layout::{LABELS, METRICS, RESULTS, SKIPPED};
@@ -248,31 +248,40 @@ impl RunData {
                 }
             }
         }
-        if suite["pretrain"]["augment"] == "fixed-view" {
+        cx.notes = self.notes();
+        cx
+    }
+
+    /// Returns footnotes on the images and the recipe of the run.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let is_pretrained = self.records.iter().any(|r| r.pretrain_loss.is_some());
+        if is_pretrained && self.suite["pretrain"]["augment"] == "fixed-view" {
             let note = "Every row was pretrained on the evaluation view and its mirror image (augment: fixed-view).";
-            cx.notes.push(note.into());
+            notes.push(note.into());
         }
-        cx.notes.extend(self.skipped_note());
+        notes.extend(self.skipped_note());
         if let Some(repeated) = self.environment["images"]["val_in_train"].as_str() {
             let note = format!("{repeated} are byte for byte in the train split too.");
-            cx.notes.push(note);
+            notes.push(note);
         }
         if let Some(twice) = self.environment["images"]["train_twice"].as_str() {
             let note = format!("{twice} have the bytes of an earlier one.");
-            cx.notes.push(note);
+            notes.push(note);
         }
         if self.metrics.is_empty() && self.records.iter().any(|r| r.tcas.is_some()) {
             let note = format!(
                 "The errors of the metrics are unknown, and so is whether they differ from chance: {METRICS} has no rows or is missing."
             );
-            cx.notes.push(note);
+            notes.push(note);
         }
         if let Some(found) = self.environment["images"]["in_two_classes"].as_str() {
-            cx.notes.push(format!(
+            notes.push(format!(
                 "Of both splits, {found} have the bytes of an image of another class."
             ));
         }
-        cx
+        notes.extend(worse_than_a_guess(&self.records));
+        notes
     }
 
     /// Returns the footnote on images that are left out.

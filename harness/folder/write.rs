@@ -245,6 +245,9 @@ pub fn report(
     let of_others = others.iter().flat_map(|other| &other.records);
     let records: Vec<Record> = data.records.iter().chain(of_others).cloned().collect();
     let mut cx = data.table_context(comparisons);
+    if !others.is_empty() {
+        cx.notes = of_runs(data, others, RunData::notes);
+    }
     cx.notes.extend(left_out(&records));
     let losses = data.losses();
     // Rows of other runs may have the same names.
@@ -254,7 +257,12 @@ pub fn report(
     cx.risen = risen_rows(&losses)
         .map(|(row, ..)| row.to_owned())
         .collect();
-    cx.notes.extend(not_lowered(&losses));
+    cx.notes.extend(match others.is_empty() {
+        true => Vec::from_iter(not_lowered(&losses)),
+        false => of_runs(data, others, |run| {
+            Vec::from_iter(not_lowered(&run.losses()))
+        }),
+    });
     let all = [data].into_iter().chain(others);
     cx.metrics = all.flat_map(RunData::metrics_of_records).collect();
     let paths = write_tables(folder, &records, &cx, tables)?;
@@ -272,6 +280,21 @@ pub fn report(
     let page = data.page(drawn, predictors, files.collect());
     folder.put(&out.join(PAGE), page.as_bytes())?;
     Ok(paths)
+}
+
+/// Returns notes on several runs, each of which says of which run it is.
+fn of_runs(
+    data: &RunData,
+    others: &[RunData],
+    notes: impl Fn(&RunData) -> Vec<String>,
+) -> Vec<String> {
+    let own = notes(data).into_iter();
+    let own = own.map(|note| format!("This run: {note}"));
+    let added = (1..).zip(others).flat_map(|(number, run)| {
+        let notes = notes(run).into_iter();
+        notes.map(move |note| format!("Added run {number}: {note}"))
+    });
+    own.chain(added).collect()
 }
 
 /// Returns the numbers `wanted`, and those of the tables that the run folder `out` has.

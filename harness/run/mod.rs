@@ -95,8 +95,9 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &RunFolder) -> anyhow::Result<Fi
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
-    if let Some(leaving) = replaced.leaving(cx, &board.data.records) {
-        cx.reporter.note(&leaving);
+    let leaving = replaced.leaving(cx, &board.data.records);
+    for note in leaving.into_iter().chain(replaced.unasked(&graph)) {
+        cx.reporter.note(&note);
     }
     walk.pass(Mode::Lookup, &mut board)?;
     board.write_about(&replaced.earlier)?;

@@ -273,11 +273,13 @@ pub fn collect(
             replaced.check_store(cx, hidden)?;
         }
     }
+    replaced.check_collected(cx, walk, hidden)?;
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
-    if let Some(leaving) = replaced.leaving(cx, &board.data.records) {
-        cx.reporter.note(&leaving);
+    let leaving = replaced.leaving(cx, &board.data.records);
+    for note in leaving.into_iter().chain(replaced.unasked(&graph)) {
+        cx.reporter.note(&note);
     }
     let missing = loop {
         walk.pass(Mode::Collect, &mut board)?;

@@ -10,7 +10,7 @@ use tessera_reports::{CostRow, Record};
 
 use crate::data::Scan;
 use crate::folder::earlier::{Earlier, places};
-use crate::plan::graph::{Node, Part};
+use crate::plan::graph::{Graph, Node, Part};
 use crate::plan::walk::{Ignored, Mode, State, Walk};
 use crate::stages::common::context::{Context, StageError};
 use crate::stages::gallery;
@@ -136,29 +136,63 @@ impl<'a> Replaced<'a> {
     /// # Errors
     /// The rows, why their results are not found, and the remedy.
     pub fn check_uncomputed(&self, cx: &Context<'_>, mut walk: Walk<'_>) -> anyhow::Result<()> {
-        let had: HashSet<_> = self
-            .earlier
-            .costs
-            .iter()
-            .flat_map(Finished::of_cost)
-            .collect();
         let waiting = missing(&walk, |_| false);
-        let graph = walk.graph;
-        let at_risk = |node: &&Node<'_>| {
-            let is_known = had.contains(&Finished::of_node(cx, node));
-            waiting[node.at] && is_known && !node.stage.is_optional()
-        };
-        let at_risk: Vec<&Node<'_>> = graph.nodes.iter().filter(at_risk).collect();
+        let mut at_risk = self.had(cx, walk.graph);
+        at_risk.retain(|node| waiting[node.at]);
         if at_risk.is_empty() {
             return Ok(());
         }
         walk.pass(Mode::Lookup, &mut Ignored)?;
         let missing = missing(&walk, |at| walk.states[at] == State::Done);
-        let lost = at_risk.iter().filter(|node| missing[node.at]);
-        let lost: Vec<&str> = lost.map(|node| node.row.name.as_str()).collect();
+        at_risk.retain(|node| missing[node.at]);
+        self.refuse_without(cx, &at_risk)
+    }
+
+    /// Refuses a command that computes nothing and does not find results that the folder has; looks for them until `end`, because a cache of names
+    /// may hide them. Each `walk` is used up.
+    ///
+    /// # Errors
+    /// As for [`check_uncomputed`](Self::check_uncomputed).
+    pub fn check_collected<'g>(
+        &self,
+        cx: &Context<'_>,
+        walk: impl Fn() -> Walk<'g>,
+        end: Instant,
+    ) -> anyhow::Result<()> {
+        loop {
+            let mut look = walk();
+            let mut lost = self.had(cx, look.graph);
+            if lost.is_empty() {
+                return Ok(());
+            }
+            look.pass(Mode::Collect, &mut Ignored)?;
+            lost.retain(|node| look.states[node.at] == State::Missing);
+            if lost.is_empty() || Instant::now() >= end {
+                return self.refuse_without(cx, &lost);
+            }
+            if cx.interrupted() {
+                return Err(StageError::Interrupted.into());
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Returns the nodes of which the folder has finished results.
+    fn had<'g>(&self, cx: &Context<'_>, graph: &'g Graph<'g>) -> Vec<&'g Node<'g>> {
+        let costs = self.earlier.costs.iter();
+        let had: HashSet<_> = costs.flat_map(Finished::of_cost).collect();
+        let is_known = |node: &&Node<'_>| {
+            !node.stage.is_optional() && had.contains(&Finished::of_node(cx, node))
+        };
+        graph.nodes.iter().filter(is_known).collect()
+    }
+
+    /// Refuses a command without the results of the nodes `lost`, if there are any.
+    fn refuse_without(&self, cx: &Context<'_>, lost: &[&Node<'_>]) -> anyhow::Result<()> {
         if lost.is_empty() {
             return Ok(());
         }
+        let lost: Vec<&str> = lost.iter().map(|node| node.row.name.as_str()).collect();
         let (why, remedy) = self.difference(cx, &lost);
         bail!(
             "{} has finished results of {}, which this command neither computes nor finds: {why}; {remedy}compute all rows with `bench run SUITE`, \
@@ -206,6 +240,31 @@ impl<'a> Replaced<'a> {
             "{} no longer has {rows}, which are not of this run{kept}",
             self.out.display()
         ))
+    }
+
+    /// Says which finished stages of rows of this run leave the folder because the suite does not ask for them; `None` if none does.
+    pub fn unasked(&self, graph: &Graph<'_>) -> Option<String> {
+        let (mut asked, mut rows) = (HashSet::new(), HashSet::new());
+        for node in &graph.nodes {
+            asked.insert((node.row.name.as_str(), node.stage.name()));
+            rows.insert(node.row.name.as_str());
+        }
+        let leaves = |cost: &&CostRow| {
+            let (row, stage) = (cost.tokenizer.as_str(), cost.stage.as_str());
+            stage != gallery::NAME && rows.contains(row) && !asked.contains(&(row, stage))
+        };
+        let leaving: Vec<&CostRow> = self.earlier.costs.iter().filter(leaves).collect();
+        let mut stages: Vec<&str> = leaving.iter().map(|cost| cost.stage.as_str()).collect();
+        stages.sort_unstable();
+        stages.dedup();
+        (!stages.is_empty()).then(|| {
+            format!(
+                "{} no longer has {} of {}, which the suite does not ask for",
+                self.out.display(),
+                stages.join(", "),
+                named(leaving.iter().map(|cost| cost.tokenizer.as_str()))
+            )
+        })
     }
 
     /// Returns how the results of `rows` differ from those that are looked for, and the remedy that follows.

@@ -4,7 +4,7 @@ use tessera_models::vit::{Layer, VitConfig};
 
 use super::choices::{Augment, train_scale};
 use super::rates::Rates;
-use super::recipe::{Pretrain, Recipes, pretrain_scale};
+use super::recipe::{FineTune, Pretrain, Recipes, pretrain_scale};
 
 /// A field, whether its value agrees with other fields, and what is expected. The schema has the ranges.
 pub(super) type Rule = (&'static str, bool, &'static str);
@@ -55,14 +55,7 @@ impl Recipes {
         if let Some(tune) = &self.fine_tune {
             let crops = (tune.augment, tune.crop_scale);
             rules.extend(scale("fine_tune.crop_scale", crops, train_scale()));
-            rules.extend([
-                rate("fine_tune.base_lr", tune.base_lr),
-                rate(
-                    "fine_tune.from_scratch_base_lr",
-                    tune.from_scratch_base_lr.unwrap_or(tune.base_lr),
-                ),
-                warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
-            ]);
+            rules.extend(of_fine_tune(tune, vit));
         }
         rules
     }
@@ -128,9 +121,34 @@ fn of_pretrain(pretrain: &Pretrain, vit: Option<VitConfig>) -> Vec<Rule> {
     about.into_iter().chain(own).chain(crops).collect()
 }
 
+fn of_fine_tune(tune: &FineTune, vit: Option<VitConfig>) -> [Rule; 5] {
+    let from_scratch = tune.from_scratch_base_lr.unwrap_or(tune.base_lr);
+    let at_batch = |base_lr: f64| base_lr * tune.batch as f64 / 256.0;
+    let least = at_batch(tune.base_lr.min(from_scratch));
+    let depth = vit.map_or(0, |vit| vit.preset.depth as i32);
+    let lowest = at_batch(tune.base_lr) * tune.layer_decay.powi(depth + 1);
+    [
+        rate("fine_tune.base_lr", tune.base_lr),
+        rate("fine_tune.from_scratch_base_lr", from_scratch),
+        warmup("fine_tune.warmup_epochs", tune.warmup_epochs, tune.epochs),
+        (
+            "fine_tune.min_lr",
+            tune.min_lr <= least,
+            "at most the rate from which it decays, `base_lr` (or `from_scratch_base_lr`) times `batch` / 256",
+        ),
+        (
+            "fine_tune.layer_decay",
+            lowest >= LEAST,
+            "a factor with which the rate of the patch embedding, `base_lr` times `batch` / 256 times the factor to the power of the depth + 1, is \
+             at least 1e-12, because smaller steps change no weight in f32",
+        ),
+    ]
+}
+
+/// AdamW moves a number by about the rate, and f32 weights of 0.02 are 2e-9 apart.
+const LEAST: f64 = 1e-12;
+
 fn rate(field: &'static str, rate: f64) -> Rule {
-    /// AdamW moves a number by about the rate, and f32 weights of 0.02 are 2e-9 apart.
-    const LEAST: f64 = 1e-12;
     let expected = "at least 1e-12, because smaller steps change no weight in f32";
     (field, rate >= LEAST, expected)
 }

@@ -173,6 +173,28 @@ fn pytorchs_layouts_and_protocols_are_read() {
     }
 }
 
+/// Each of thousands of views read the whole storage.
+#[test]
+fn a_storage_of_several_tensors_is_read_once() {
+    let mut pth = Pth::open(&fixture("vit/flat.pth")).unwrap();
+    let mut numbers = |name: &str| -> (Vec<f32>, Option<*const u8>) {
+        let bytes = pth.bytes(name).unwrap();
+        let bytes = bytes.as_chunks::<4>().0.iter();
+        let held = pth.shared.as_ref().map(|(_, bytes)| bytes.as_ptr());
+        (
+            bytes.map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            held,
+        )
+    };
+    let (a, first) = numbers("a");
+    let (c, _) = numbers("c");
+    let (b, second) = numbers("b");
+    assert_eq!(a, [2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(b, [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+    assert_eq!(c, [20.0]);
+    assert!(first.is_some() && first == second);
+}
+
 /// Its numbers were read with the other sign.
 #[test]
 fn a_view_with_the_negative_bit_is_no_tensor() {

@@ -11,6 +11,7 @@ use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
 use crate::paired::SIGNIFICANT;
 use crate::paper::{CLOSEST_T, closest_reading};
+use crate::table::Cell;
 
 /// Permutations of the images' labels behind the null of a metric.
 pub const PERMUTATIONS: u64 = 20;
@@ -108,18 +109,28 @@ fn most_first(rows: &[Row<'_>], of: impl Fn(&Row<'_>) -> Option<String>) -> Opti
 /// Names the rows with which the others are compared.
 fn against(rows: &[Row<'_>], cx: &TableContext) -> Option<String> {
     let settings = Settings::of(rows);
-    let mut bases: Vec<String> = Vec::new();
+    let (mut with, mut without): (Vec<String>, Vec<String>) = Default::default();
     for base in rows
         .iter()
         .filter_map(|row| base_of(rows, row, cx.baseline.as_deref()))
     {
         let name = format!("“{}”", settings.label(base));
+        let has = EVALUATIONS
+            .iter()
+            .any(|evaluation| base.accuracy(evaluation) != Cell::Empty);
+        let bases = if has { &mut with } else { &mut without };
         if !bases.contains(&name) {
             bases.push(name);
         }
     }
-    let names = bases.join("; ");
-    (!bases.is_empty()).then(|| format!("Deltas are against {names}.{}", marks(rows, cx)))
+    let said = (!with.is_empty())
+        .then(|| format!("Deltas are against {}.{}", with.join("; "), marks(rows, cx)));
+    let missing = (!without.is_empty()).then(|| {
+        let names = without.join("; ");
+        format!("There are no deltas against {names}, which has no accuracies.")
+    });
+    let all: Vec<String> = said.into_iter().chain(missing).collect();
+    (!all.is_empty()).then(|| all.join(" "))
 }
 
 /// Explains the marks of table 1. Rows may have different numbers of seeds.

@@ -44,7 +44,8 @@ rows = {}
 for row in csv.DictReader(open(f"{run}/results.csv")):
     if row["saw_labels"] == "false" and row["tcas"] and not row["tokenizer"].startswith(without or ("\0",)):
         rows.setdefault(row["tokenizer"], []).append(row)
-mean = lambda seeds, name: np.mean([float(row[name] or "nan") for row in seeds])
+# Twelve digits, because the rounding of sums tells equal means apart.
+mean = lambda seeds, name: float(f"{np.mean([float(row[name] or 'nan') for row in seeds]):.12g}")
 print(f"{len(rows)} rows: {'; '.join(rows)}")
 rng = np.random.default_rng(0)
 for name, of in METRICS.items():

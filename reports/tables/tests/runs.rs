@@ -322,6 +322,27 @@ fn a_comparison_of_fewer_seeds_than_the_difference_marks_nothing() {
 }
 
 /// Codes that depend on positions alone had a TCAS of -0.00000000000000011 below its null.
+/// The footnote named it as if there were deltas.
+#[test]
+fn a_baseline_without_accuracies_is_said() {
+    let mut all = records();
+    let note = |all: &[Record]| {
+        let found = markdown(1, all);
+        let line = found
+            .lines()
+            .find(|line| line.contains("eltas are against") || line.contains("no deltas"));
+        line.unwrap().to_owned()
+    };
+    assert!(note(&all).starts_with("- Deltas are against “Identity function (MAE)”."));
+    for record in &mut all[1..3] {
+        (record.lp_top1, record.ft_top1) = (None, None);
+        record.status = "failed".into();
+    }
+    let expected =
+        "- There are no deltas against “Identity function (MAE)”, which has no accuracies.";
+    assert_eq!(note(&all), expected);
+}
+
 /// The TCAS of a control is equal on all images: the distance was that from the null of the other run.
 #[test]
 fn a_distance_comes_from_the_metrics_of_its_own_run() {

@@ -226,15 +226,29 @@ fn text<R: Read>(entry: &mut tar::Entry<'_, R>, name: &str) -> Result<String, St
     Ok(text)
 }
 
-/// The message about a key with two labels.
-pub fn two_labels(key: &str, cls: &str, json: &str) -> String {
-    format!(
-        "`{key}.cls` has the label {cls:?} and `{key}.json` {json:?}, expected one label; leave one of the files out"
-    )
+/// Enters the number and the name that the label files of a key have: they may mean the same class.
+fn named(
+    all: &mut BTreeMap<(String, String), String>,
+    key: &str,
+    cls: String,
+    json: String,
+) -> Result<(), String> {
+    let pair = match [&cls, &json].map(|label| label.parse::<u32>().is_ok()) {
+        [true, false] => (cls, json),
+        [false, true] => (json, cls),
+        _ => {
+            return Err(format!(
+                "`{key}.cls` has the label {cls:?} and `{key}.json` {json:?}, expected one label; leave one of the files out"
+            ));
+        }
+    };
+    if all.len() < MOST_NAMED {
+        all.entry(pair).or_insert_with(|| key.to_owned());
+    }
+    Ok(())
 }
 
-/// Returns the image of a key with its label; `None` for a key without both, whose files are left out. A number in one label file and a name
-/// in the other may mean the same class.
+/// Returns the image of a key with its label; `None` for a key without both, whose files are left out.
 fn labelled(
     path: &Path,
     key: &str,
@@ -252,14 +266,7 @@ fn labelled(
         && let Ok(other) = of_json(json)
         && other != *label
     {
-        let pair = match [label, &other].map(|label| label.parse::<u32>().is_ok()) {
-            [true, false] => (label.clone(), other),
-            [false, true] => (other, label.clone()),
-            _ => return refuse(two_labels(key, label, &other)),
-        };
-        if index.named.len() < MOST_NAMED {
-            index.named.entry(pair).or_insert_with(|| key.to_owned());
-        }
+        named(&mut index.named, key, label.clone(), other).map_err(|e| DataError::at(path, e))?;
     }
     match (sample.image, label) {
         (Some(image), Some(Ok(label))) => {
