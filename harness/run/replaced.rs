@@ -148,8 +148,8 @@ impl<'a> Replaced<'a> {
         self.refuse_without(cx, &at_risk)
     }
 
-    /// Refuses a command that computes nothing and does not find results that the folder has; looks for them until `end`, because a cache of names
-    /// may hide them. Each `walk` is used up.
+    /// Refuses a command that computes nothing if the folder has results of a stage and the store has them of no row in this recipe; looks for them
+    /// until `end`, because a cache of names may hide them. If there are some, a part of a changed suite is computed. Each `walk` is used up.
     ///
     /// # Errors
     /// As for [`check_uncomputed`](Self::check_uncomputed).
@@ -166,7 +166,14 @@ impl<'a> Replaced<'a> {
                 return Ok(());
             }
             look.pass(Mode::Collect, &mut Ignored)?;
-            lost.retain(|node| look.states[node.at] == State::Missing);
+            let done = lost
+                .iter()
+                .filter(|node| look.states[node.at] == State::Done);
+            let found: HashSet<&str> = done.map(|node| node.stage.name()).collect();
+            let is_lost = |node: &&Node<'_>| {
+                look.states[node.at] == State::Missing && !found.contains(node.stage.name())
+            };
+            lost.retain(is_lost);
             if lost.is_empty() || Instant::now() >= end {
                 return self.refuse_without(cx, &lost);
             }
