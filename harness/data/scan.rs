@@ -100,10 +100,20 @@ impl Scan {
             return Err(DataError::Empty(format!("{}: {message}", self.name)));
         }
         match self.absent(&self.train) {
-            Some(absent) => Err(DataError::Empty(format!(
-                "{}: the train split has no images of {absent}, expected at least one of each; add images of them",
-                self.name
-            ))),
+            Some(absent) => {
+                let skipped = self.omitted.images.first().map(|image| {
+                    let count = self.omitted.images.len();
+                    format!(
+                        " (skipped, of {count} in all: {}: {})",
+                        image.name, image.reason
+                    )
+                });
+                Err(DataError::Empty(format!(
+                    "{}: the train split has no images of {absent}{}, expected at least one of each; add images of them",
+                    self.name,
+                    skipped.unwrap_or_default()
+                )))
+            }
             None => Ok(()),
         }
     }

@@ -232,6 +232,17 @@ fn a_broken_jpeg_among_good_images_is_skipped_and_many_stop_the_scan() {
 }
 
 #[test]
+fn a_class_of_broken_images_is_told_with_them() {
+    let dir = folder(60);
+    fs::remove_dir_all(dir.path().join("train/bee")).unwrap();
+    fs::create_dir(dir.path().join("train/bee")).unwrap();
+    fs::write(dir.path().join("train/bee/0.jpg"), b"\xff\xd8\xff\xe0 no").unwrap();
+    let error = scanned(&spec(dir.path())).unwrap_err().to_string();
+    let part = "no images of 1 of 2 classes (bee) (skipped, of 1 in all: train/bee/0.jpg: ";
+    assert!(error.contains(part), "{error}");
+}
+
+#[test]
 fn a_class_list_fixes_labels_and_must_exist() {
     let dir = folder(1);
     let list = dir.path().join("list.txt");
