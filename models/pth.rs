@@ -51,8 +51,8 @@ pub(crate) struct Pth {
     archive: ZipArchive<BufReader<File>>,
     /// Folder of the storages in the archive.
     folder: String,
-    /// Name and bytes of the last storage that several tensors are views of, so that it is not read for each of them.
-    shared: Option<(String, Vec<u8>)>,
+    /// The read storages that several tensors are views of, by name, so that they are not read for each of them.
+    shared: HashMap<String, Vec<u8>>,
     /// Content of its pickle.
     pub contents: Contents,
 }
@@ -146,7 +146,7 @@ impl Pth {
         Ok(Self {
             archive,
             folder,
-            shared: None,
+            shared: HashMap::new(),
             contents: Nodes(nodes).contents(root)?,
         })
     }
@@ -175,9 +175,9 @@ impl Pth {
         let all = self.contents.tensors.values();
         let is_shared = all.filter(|t| t.storage == tensor.storage).nth(1).is_some();
         let read;
-        let storage = match &self.shared {
-            Some((of, bytes)) if *of == tensor.storage => bytes,
-            _ => {
+        let storage = match self.shared.get(&tensor.storage) {
+            Some(bytes) => bytes,
+            None => {
                 let entry = format!("{}data/{}", self.folder, tensor.storage);
                 let mut entry = self.archive.by_name(&entry).map_err(text)?;
                 let mut bytes = Vec::new();
@@ -187,7 +187,7 @@ impl Pth {
                 // The checksum of an entry is compared at its end.
                 std::io::copy(&mut entry, &mut std::io::sink()).map_err(text)?;
                 match is_shared {
-                    true => &self.shared.insert((tensor.storage.clone(), bytes)).1,
+                    true => self.shared.entry(tensor.storage.clone()).or_insert(bytes),
                     false => {
                         read = bytes;
                         &read

@@ -180,7 +180,7 @@ fn a_storage_of_several_tensors_is_read_once() {
     let mut numbers = |name: &str| -> (Vec<f32>, Option<*const u8>) {
         let bytes = pth.bytes(name).unwrap();
         let bytes = bytes.as_chunks::<4>().0.iter();
-        let held = pth.shared.as_ref().map(|(_, bytes)| bytes.as_ptr());
+        let held = pth.shared.values().next().map(|bytes| bytes.as_ptr());
         (
             bytes.map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             held,
