@@ -89,6 +89,16 @@ pub(crate) struct Strided {
     storage: String,
 }
 
+impl Strided {
+    /// Index of its last element in the storage; `None` if it has none or overflows.
+    fn end(&self) -> Option<usize> {
+        let mut ends = self.shape.iter().zip(&self.strides);
+        ends.try_fold(self.offset, |at, (n, stride)| {
+            at.checked_add(n.checked_sub(1)?.checked_mul(*stride)?)
+        })
+    }
+}
+
 impl Pth {
     /// Opens the file at `path` and parses its pickle.
     ///
@@ -157,10 +167,7 @@ impl Pth {
     /// When there is no such tensor, or the archive lacks a part of its storage.
     pub fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         let tensor = self.contents.tensors.get(name).ok_or("no such tensor")?;
-        let mut ends = tensor.shape.iter().zip(&tensor.strides);
-        let end = ends.try_fold(tensor.offset, |at, (n, stride)| {
-            at.checked_add(n.checked_sub(1)?.checked_mul(*stride)?)
-        });
+        let end = tensor.end();
         let elements = tensor
             .shape
             .iter()
@@ -171,9 +178,16 @@ impl Pth {
                 "`{name}` is empty or has more than {ELEMENTS} elements"
             ));
         };
-        let needed = (end as u64).saturating_add(1).saturating_mul(size as u64);
-        let all = self.contents.tensors.values();
-        let is_shared = all.filter(|t| t.storage == tensor.storage).nth(1).is_some();
+        let bytes_to = |end: usize| (end as u64).saturating_add(1).saturating_mul(size as u64);
+        let needed = bytes_to(end);
+        let views = self.contents.tensors.values();
+        let views = Vec::from_iter(views.filter(|t| t.storage == tensor.storage));
+        let is_shared = views.len() > 1;
+        let most = views
+            .iter()
+            .filter_map(|view| view.end())
+            .map(bytes_to)
+            .max();
         let read;
         let storage = match self.shared.get(&tensor.storage) {
             Some(bytes) => bytes,
@@ -181,8 +195,7 @@ impl Pth {
                 let entry = format!("{}data/{}", self.folder, tensor.storage);
                 let mut entry = self.archive.by_name(&entry).map_err(text)?;
                 let mut bytes = Vec::new();
-                let most = if is_shared { u64::MAX } else { needed };
-                let mut beginning = entry.by_ref().take(most);
+                let mut beginning = entry.by_ref().take(most.unwrap_or(needed));
                 beginning.read_to_end(&mut bytes).map_err(text)?;
                 // The checksum of an entry is compared at its end.
                 std::io::copy(&mut entry, &mut std::io::sink()).map_err(text)?;

@@ -86,9 +86,9 @@ fn results_of_another_recipe_are_not_collected_over_finished_ones() {
     let without = bench.bench(&[&collect[..], &["--set", "linear_probe=null"]].concat());
     let said = error(&without);
     assert!(without.status.success(), "{said}");
-    let part = "no longer has probe of 4 rows (";
+    let part = "no longer has results of 4 rows (";
     assert!(
-        said.contains(part) && said.contains("the suite does not ask for"),
+        said.contains(part) && said.contains("does not ask for: probe"),
         "{said}"
     );
     assert!(

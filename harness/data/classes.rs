@@ -137,7 +137,10 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
     let chosen = names.iter().map(|line| {
         let mut words = line.split_whitespace();
         let first = words.next().filter(|word| known(word));
-        let message = match (first, words.find(|word| known(word))) {
+        let others: Vec<&str> = words.collect();
+        // Of several classes, all words are known.
+        let is_remark = others.iter().any(|word| !known(word) || Some(*word) == first);
+        let message = match (first, others.first().filter(|_| !is_remark)) {
             _ if known(line) => return Ok(line.clone()),
             (Some(word), None) => return Ok(word.to_owned()),
             (Some(word), Some(other)) => format!(
@@ -263,7 +266,8 @@ fn parsed(list: &Path, numbered: bool) -> Result<(Vec<String>, Vec<String>), Dat
 /// another order.
 fn no_lines(text: &str) -> Option<&'static str> {
     const HEADERS: &str = "class classes label labels name names id index category categories";
-    if text.trim_start().starts_with(['[', '{']) {
+    let json = serde_json::from_str::<serde_json::Value>(text);
+    if json.is_ok_and(|json| json.is_array() || json.is_object()) {
         return Some(
             "found JSON, expected the name of a class per line; write the names on lines of their own",
         );
@@ -274,7 +278,8 @@ fn no_lines(text: &str) -> Option<&'static str> {
     let is_of_header = |word: &&str| HEADERS.split(' ').any(|header| header == *word);
     if !words.is_empty() && words.iter().all(is_of_header) {
         return Some(
-            "line 1 is the header of a table, but it stands for label 0 (labels count from 0); remove the line",
+            "line 1 looks like the header of a table, but it stands for label 0 (labels count from 0); remove it if it is one, otherwise \
+             rename the class",
         );
     }
     let number = |line: &str| -> Option<usize> {
@@ -282,9 +287,11 @@ fn no_lines(text: &str) -> Option<&'static str> {
         number.parse().ok()
     };
     let numbers: Vec<usize> = text.lines().map(number).collect::<Option<_>>()?;
-    let ascending = numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]);
-    (!ascending).then_some(
-        "found lines that begin with numbers in another order, expected the class of label 0 first, then that of label 1, and so on; sort the lines",
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    let counts = |from: usize| sorted.iter().copied().eq(from..from + sorted.len());
+    (sorted != numbers && (counts(0) || counts(1))).then_some(
+        "found lines that begin with their numbers in another order, expected the class of label 0 first, then that of label 1, and so on; sort the lines",
     )
 }
 

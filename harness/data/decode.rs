@@ -24,7 +24,7 @@ const PNG_KIND: std::ops::Range<usize> = 24..26;
 /// Grey of 16 bits without alpha.
 const GREY_16: [u8; 2] = [16, 0];
 
-/// Bytes that a decoder may allocate beside the pixels, of up to eight bytes. A profile of colours that unpacks to more is ignored.
+/// Bytes that a decoder may allocate beside those of the file and of the pixels, of up to eight each. A profile of colours that unpacks to more is ignored.
 const BESIDE_PIXELS: u64 = 16 << 20;
 
 /// Decodes the bytes of one file.
@@ -43,7 +43,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image, String> {
     let read = |pixels: u64| {
         let mut reader = ImageReader::with_format(io::Cursor::new(bytes), format);
         let mut limits = image::Limits::default();
-        limits.max_alloc = Some(BESIDE_PIXELS + 8 * pixels);
+        limits.max_alloc = Some(BESIDE_PIXELS + bytes.len() as u64 + 8 * pixels);
         reader.limits(limits);
         reader
     };

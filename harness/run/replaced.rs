@@ -266,10 +266,10 @@ impl<'a> Replaced<'a> {
         stages.dedup();
         (!stages.is_empty()).then(|| {
             format!(
-                "{} no longer has {} of {}, which the suite does not ask for",
+                "{} no longer has results of {}, because the suite does not ask for: {}",
                 self.out.display(),
-                stages.join(", "),
-                named(leaving.iter().map(|cost| cost.tokenizer.as_str()))
+                named(leaving.iter().map(|cost| cost.tokenizer.as_str())),
+                stages.join(", ")
             )
         })
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::choices::{FINETUNE_WARMUP, PROBE_WARMUP};
+use super::recipe::finetune_min_lr;
 use crate::registry::Registry;
 
 /// Recipes with a warm-up, and its usual epochs; without, it is a tenth of the epochs.
@@ -45,6 +46,17 @@ pub(super) fn fill(top: &mut Value, path: &Path) -> Vec<&'static str> {
         add(pretrain, "weight_decay", json!(0.05));
         add(pretrain, "mask_ratio", json!(0.75));
         add(pretrain, "augment", json!("random-resized-crop"));
+    }
+    if let Some(Value::Object(tune)) = top.get_mut("fine_tune") {
+        let number = |field: &str| tune.get(field).and_then(Value::as_f64);
+        let rates = ["base_lr", "from_scratch_base_lr"]
+            .into_iter()
+            .filter_map(number);
+        let least = rates.reduce(f64::min).zip(number("batch"));
+        // The usual final rate would be above the first.
+        if least.is_some_and(|(rate, batch)| rate * batch / 256.0 < finetune_min_lr()) {
+            add(tune, "min_lr", json!(0));
+        }
     }
     for (name, _) in WARMUPS {
         let Some(Value::Object(recipe)) = top.get_mut(name) else {

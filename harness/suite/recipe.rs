@@ -375,7 +375,7 @@ fn random_resized_crop() -> Augment {
 fn decay() -> f64 {
     0.05
 }
-fn finetune_min_lr() -> f64 {
+pub(super) fn finetune_min_lr() -> f64 {
     1e-6
 }
 fn smoothing() -> f64 {

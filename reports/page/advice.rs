@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::chance::{Excess, SHOWN, TCAS};
 use crate::columns::{Comparison, Record};
-use crate::diverged::{NOT_LOWERED, risen, worse_than_a_guess};
+use crate::diverged::{NOT_LOWERED, risen};
 use crate::evaluations::{Evaluation, is_trained};
 use crate::figure::escaped;
 use crate::figures::FigureData;
@@ -41,7 +41,6 @@ pub fn advice(records: &[Record], data: &FigureData) -> Vec<String> {
     lines.extend(
         risen(&data.losses).map(|rows| format!("<strong>{NOT_LOWERED}</strong>{}", escaped(&rows))),
     );
-    lines.extend(worse_than_a_guess(records).map(|said| escaped(&said)));
     lines.extend(labelled(records));
     lines.extend(of_other_recipes(records));
     if records.first().is_some_and(|r| r.dataset == "mosaics") {

@@ -11,7 +11,7 @@ use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{compare, over};
 use crate::recipes::other_recipes;
-use crate::seeds::{ahead, mean_sd, minus};
+use crate::seeds::{ahead, mean_sd, minus, tie};
 
 type Number = dyn Fn(&Record) -> Option<f64>;
 
@@ -75,9 +75,13 @@ pub fn ranking(records: &[Record], data: &FigureData) -> String {
     }
     let first = &EVALUATIONS[0];
     let of_first = |records: &[&Record]| Some(mean(records, &|r| first.accuracy(r))?.0);
-    let by = |at: usize| of_first(&rows[at].1).unwrap_or(f64::NEG_INFINITY);
+    let means = rows
+        .iter()
+        .map(|(_, of)| of_first(of).unwrap_or(f64::NEG_INFINITY));
+    let mut means: Vec<f64> = means.collect();
+    tie(&mut means);
     let mut ranked: Vec<usize> = (0..rows.len()).collect();
-    ranked.sort_by(|a, b| by(*b).total_cmp(&by(*a)).then(a.cmp(b)));
+    ranked.sort_by(|a, b| means[*b].total_cmp(&means[*a]).then(a.cmp(b)));
     let mut shown = columns();
     shown.retain(|c| records.iter().any(|r| (c.of)(r).is_some()));
     let random = rows.iter().find(|(_, of)| of[0].is_random());
@@ -190,6 +194,8 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
     let distance = match Excess::of(first, &said.data.metrics, TCAS) {
         Some(excess) if excess.is_shown() => None,
         Some(excess) => Some(excess.text()),
+        // A run without any errors has a note of its own.
+        None if said.data.metrics.is_empty() => None,
         None => first
             .tcas
             .map(|_| "the distance or its error is unknown".to_owned()),

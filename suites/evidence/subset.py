@@ -49,7 +49,7 @@ mean = lambda seeds, name: float(f"{np.mean([float(row[name] or 'nan') for row i
 print(f"{len(rows)} rows: {'; '.join(rows)}")
 rng = np.random.default_rng(0)
 for name, of in METRICS.items():
-    x = np.array([of(lambda column: mean(seeds, column)) for seeds in rows.values()])
+    x = np.array([round(of(lambda column: mean(seeds, column)), 12) for seeds in rows.values()])
     for accuracy in ACCURACIES:
         y = np.array([mean(seeds, accuracy) for seeds in rows.values()])
         used = ~np.isnan(x)

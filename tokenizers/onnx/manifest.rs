@@ -15,7 +15,7 @@ use tessera_models::{Groups, files, foreign};
 
 use super::input::Scale;
 use super::plain;
-use crate::config::{Config, nearest};
+use crate::config::Config;
 use crate::contract::MOST_CODES;
 use crate::view::MOST_PIXELS;
 use crate::{Error, Result, schema};
@@ -293,7 +293,7 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
     Ok(Some(manifest))
 }
 
-/// Returns a key that is nearly one that changes numbers, and that one: a misspelt key would be taken for a note.
+/// Returns a key that is nearly one that changes numbers, and that one: a misspelt key would be taken for a note. Other words are notes.
 fn misspelt(value: &Value) -> Option<(&str, &'static str)> {
     const KEYS: [&str; 7] = [
         "input",
@@ -304,14 +304,20 @@ fn misspelt(value: &Value) -> Option<(&str, &'static str)> {
         "dim",
         "saw_labels",
     ];
-    // Notes may have short names, such as `id`.
-    let is_meant = |key: &str, name: &str| name.len() > 4 || key.to_lowercase().starts_with(name);
+    let letters = |key: &str| -> String {
+        let letters = key.chars().filter(char::is_ascii_alphanumeric);
+        letters.map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let is_meant = |key: &str, name: &str| {
+        let (key, name) = (letters(key), letters(name));
+        key == name || (name.len() > 8 && strsim::damerau_levenshtein(&key, &name) == 1)
+    };
     let mut others = value
         .as_object()?
         .keys()
         .filter(|key| !KEYS.contains(&key.as_str()));
     others.find_map(|key| {
-        let name = nearest(key, KEYS).filter(|name| is_meant(key, name))?;
+        let name = KEYS.into_iter().find(|name| is_meant(key, name))?;
         Some((key.as_str(), name))
     })
 }
@@ -392,7 +398,7 @@ mod tests {
             ("saw_label: true", "saw_labels"),
             ("codebok_size: 8", "codebook_size"),
             ("Grid: [4, 4]", "grid"),
-            ("inputs: {side: 8}", "input"),
+            ("codebook-size: 8", "codebook_size"),
         ] {
             let error = parsed(&format!("sha256: ab\n{key}\n")).unwrap_err();
             assert!(
@@ -411,7 +417,14 @@ mod tests {
             error.contains("input.scale: missing field `custom`"),
             "{error}"
         );
-        for note in ["id: 3", "git: abc", "date: 2026", "license: MIT", "time: 3"] {
+        for note in [
+            "id: 3",
+            "inputs: 3",
+            "group: x",
+            "license: MIT",
+            "codebook_dim: 3",
+            "num_labels: 10",
+        ] {
             parsed(&format!("sha256: ab\n{note}\n")).unwrap();
         }
     }

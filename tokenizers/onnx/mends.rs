@@ -37,7 +37,8 @@ pub enum Mend {
     Quotient(usize),
     /// A quantisation without `axis`, which is 1; rten takes the last.
     Axis,
-    /// A convolution over so many axes without `kernel_shape`, from which rten takes the number of the other attributes that are left out.
+    /// A window over so many axes without attributes for each. rten takes the defaults of a convolution from `kernel_shape`, which may be left out
+    /// too, and needs the `strides` of pooling.
     Window(usize),
 }
 
@@ -70,6 +71,10 @@ pub fn mends<'a>(onnx: &Onnx<'a>, output: &'a str) -> HashMap<Key<'a>, Mend> {
                 weights
                     .and_then(|w| w.rank.checked_sub(2))
                     .map(Mend::Window)
+            }
+            "MaxPool" | "AveragePool" if node.attribute("strides").is_none() => {
+                let window = node.attribute("kernel_shape");
+                window.map(|window| Mend::Window(window.ints.len()))
             }
             _ => None,
         };
@@ -126,7 +131,7 @@ pub fn version<'a>(onnx: &Onnx<'a>, output: &'a str) -> String {
     text
 }
 
-/// The attributes of a convolution that rten counts, and their defaults for each axis (two paddings per axis).
+/// The attributes of a window that rten counts, and their defaults for each axis (two paddings per axis).
 pub const WINDOW: [(&str, i64, usize); 3] =
     [("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2)];
 

@@ -59,7 +59,7 @@ fn classes_in_one_line_are_refused_and_what_is_not_seen_is_shown() {
         };
         choose(&found, Some(&list), dir.path()).map_err(|e| e.to_string())
     };
-    let names = chosen("polar bear\nbee an insect\nant\tbee\n").unwrap();
+    let names = chosen("polar bear\nbee an insect, no ant\nant ant\n").unwrap();
     assert_eq!(names, ["polar bear", "bee", "ant"]);
     let error = chosen("ant bee\n").unwrap_err();
     assert!(
@@ -120,8 +120,11 @@ fn names_in_a_list_keep_their_spaces_and_labels_their_lines() {
     let unnamed = read("ant\n\tan insect\nbee\n", false).unwrap_err();
     assert!(unnamed.to_string().contains("line 2 has no name"));
     for (text, part) in [
-        ("class\nant\nbee\n", "line 1 is the header"),
-        ("Label,Class name\n0,ant\n1,bee\n", "line 1 is the header"),
+        ("class\nant\nbee\n", "line 1 looks like the header"),
+        (
+            "Label,Class name\n0,ant\n1,bee\n",
+            "line 1 looks like the header",
+        ),
         ("[\n\"ant\",\n\"bee\"\n]\n", "found JSON"),
         ("{\"0\": \"ant\",\n\"1\": \"bee\"}\n", "found JSON"),
         ("1 ant\n0 bee\n", "another order"),
@@ -134,6 +137,13 @@ fn names_in_a_list_keep_their_spaces_and_labels_their_lines() {
         ["0: ant", "1: bee"]
     );
     assert_eq!(read("7\n3\n", true).unwrap(), ["7", "3"]);
+    for text in [
+        "5 euro\n10 euro\n",
+        "[unk]\nant\n",
+        "18446744073709551615 a\n0 b\n",
+    ] {
+        assert_eq!(read(text, true).unwrap().len(), 2, "{text}");
+    }
     for end in ["\r", "\u{b}", "\u{c}", "\u{85}", "\u{2028}"] {
         for numbered in [false, true] {
             let error = read(&format!("ant{end}bee\ncow\n"), numbered).unwrap_err();

@@ -321,7 +321,6 @@ fn a_comparison_of_fewer_seeds_than_the_difference_marks_nothing() {
     }
 }
 
-/// Codes that depend on positions alone had a TCAS of -0.00000000000000011 below its null.
 /// The footnote named it as if there were deltas.
 #[test]
 fn a_baseline_without_accuracies_is_said() {
@@ -372,6 +371,7 @@ fn a_distance_comes_from_the_metrics_of_its_own_run() {
     }
 }
 
+/// Codes that depend on positions alone had a TCAS of -0.00000000000000011 below its null.
 #[test]
 fn a_distance_that_is_rounding_is_zero() {
     let record = Record {

@@ -381,12 +381,18 @@ fn is_number(label: &str) -> bool {
 
 /// Checks that no image has the number of one line of `names` in one of its label files and the name of another line in the other.
 fn agrees(shard: &Shard, names: &[String]) -> Result<(), DataError> {
-    let lines: HashMap<&str, usize> = names.iter().map(String::as_str).zip(0..).collect();
+    let mut lines: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (line, name) in names.iter().enumerate() {
+        // A name that an earlier line has too got its label.
+        let own = name.strip_suffix(&format!(" ({line})"));
+        for name in own.into_iter().chain([name.as_str()]) {
+            lines.entry(name).or_default().push(line);
+        }
+    }
     for ((number, name), key) in &shard.known.index.named {
-        if let Some(line) = lines
-            .get(&**name)
-            .filter(|line| line.to_string() != *number)
-        {
+        let lines = lines.get(&**name).map_or(&[][..], Vec::as_slice);
+        let is_other = lines.iter().all(|line| line.to_string() != *number);
+        if let Some(line) = lines.first().filter(|_| is_other) {
             let message = format!(
                 "key `{key}` has the labels {number} and {name:?}, but {name:?} is label {line} in class_names; correct the labels or the file"
             );

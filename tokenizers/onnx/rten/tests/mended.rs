@@ -414,6 +414,14 @@ fn a_convolution_has_the_defaults_of_the_standard() {
         };
         assert_eq!(found, of(stride), "{attributes:?}");
     }
+    // The steps of pooling are 1.
+    let window = [ints("kernel_shape", &[2, 2])];
+    for (operator, first) in [("MaxPool", 5.0), ("AveragePool", 2.5)] {
+        let nodes = vec![node(operator, &["images"], "out", &window)];
+        let (shape, output) = shaped(&graph(nodes, Vec::new(), DataType::FLOAT), &pixels);
+        assert_eq!(shape, [1, 3, 3, 3]);
+        assert!(matches!(output, Output::Values(found) if found[..2] == [first, first + 1.0]));
+    }
     let plain = convolution(&[ints("kernel_shape", &[2, 2])]);
     assert!(!version(&plain).contains("rewritten"));
     let nodes = vec![node("ConvTranspose", &["images", "w"], "out", &[])];

@@ -91,6 +91,10 @@ fn labels_that_contradict_each_other_are_refused() {
         sample("dddd", "1", "\"two bees\""),
     ];
     scan_of(&[right.clone(), captions.concat()].concat()).unwrap();
+    // Of two classes with one name, either may be meant.
+    fs::write(&names, "ant\nbee\ncow\nbee\n").unwrap();
+    let second = sample("ccc", "3", "\"bee\"");
+    scan_of(&[right.clone(), second.to_vec()].concat()).unwrap();
     let wrong = [right, sample("ccc", "1", "\"ant\"").to_vec()].concat();
     let error = scan_of(&wrong).unwrap_err().to_string();
     for part in [
