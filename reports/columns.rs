@@ -86,7 +86,7 @@ Record {
     #[serde(default)] attentive_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of attentive probing";
     #[serde(default)] bag_top1: Option<f64>, Accuracy, "%", Higher, "top-1 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
     #[serde(default)] bag_top5: Option<f64>, Accuracy, "%", Higher, "top-5 accuracy of multinomial logistic regression on the images' counts of codes, without an encoder, validation split";
-    #[serde(default)] bag_l2: Option<f64>, Identity, "0..", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; scikit-learn's C is 1 / (bag_l2 n_train)";
+    #[serde(default)] bag_l2: Option<f64>, Identity, "0..", Undirected, "Strength of its L2 penalty, with the lowest cross-entropy on a tenth of the train images, held out; the counts are scaled by one number so that the mean squared norm of the train images' rows is 1, and scikit-learn's C on such counts is 1 / (bag_l2 n_train)";
     #[serde(default)] bag_seconds: Option<f64>, Stage, "s", Undirected, "Wall time of tokenizing the validation split and of the logistic regression on counts of codes";
     #[serde(default)] code_groups: String, Identity, "", Undirected, "Number of codes of each group of a patch, separated by spaces (product and residual codes); codebook_size and the metrics are then those of the joint code, and empty above 2^24 joint codes; empty for ids and values";
     #[serde(default)] dataset_fingerprint: String, Identity, "", Undirected, "Digest of the images, their labels and their order in both splits; runs are paired by image only if it is equal. Empty in older files, whose images are unknown";

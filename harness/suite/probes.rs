@@ -18,7 +18,7 @@ const MOST_QUERIES: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttentiveProbe {
-    /// Passes over the train split.
+    /// Passes over the train split. A last batch that is not whole is left out; the order differs in each.
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Images per step, at least 2, because BatchNorm needs the spread of a batch; larger than the split means the whole split. The patch

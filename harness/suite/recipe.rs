@@ -86,7 +86,7 @@ pub struct Pretrain {
     /// linear classifier (`head.weight`, `fc.weight`, `classifier.weight`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_saw_labels: Option<bool>,
-    /// Passes over the train split.
+    /// Passes over the train split. A last batch that is not whole is left out; the order differs in each.
     #[serde(default = "unused")]
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
@@ -186,7 +186,7 @@ pub struct Knn {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinearProbe {
-    /// Passes over the train split.
+    /// Passes over the train split. A last batch that is not whole is left out; the order differs in each.
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Images per step, at least 2, because BatchNorm needs the spread of a batch; larger than the split means the whole split.
@@ -226,7 +226,7 @@ pub struct LinearProbe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FineTune {
-    /// Passes over the train split.
+    /// Passes over the train split. A last batch that is not whole is left out; the order differs in each.
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Images per step.

@@ -97,6 +97,9 @@ impl Op {
     }
 }
 
+/// Maximum operations per image; timm's recipes have 2.
+const MOST_OPS: f64 = 16.0;
+
 /// timm's RandAugment: `layers` operations, each applied with probability `probability`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RandAugment {
@@ -114,7 +117,7 @@ impl RandAugment {
     /// Parses timm's `rand-m9-mstd0.5-inc1` (also `n2`, `p0.5`).
     ///
     /// # Errors
-    /// A message that names the invalid part.
+    /// A message that names the part that is invalid, out of its range, or there twice.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split('-');
         if parts.next() != Some("rand") {
@@ -128,7 +131,7 @@ impl RandAugment {
             layers: 2,
             probability: 0.5,
         };
-        let mut increasing = false;
+        let (mut increasing, mut seen) = (false, Vec::new());
         for part in parts {
             let digits = part
                 .find(|c: char| c.is_ascii_digit())
@@ -137,6 +140,22 @@ impl RandAugment {
             let value: f64 = value
                 .parse()
                 .map_err(|_| format!("`{part}` in `{text}`: expected a number"))?;
+            let expected = match name {
+                "m" if !(0.0..=10.0).contains(&value) => "0 to 10",
+                // timm draws uniform magnitudes above 100.
+                "mstd" if !(0.0..=100.0).contains(&value) => "0 to 100",
+                "n" if value.fract() != 0.0 || !(1.0..=MOST_OPS).contains(&value) => {
+                    "a whole number from 1 to 16"
+                }
+                "p" if value <= 0.0 || value > 1.0 => "above 0 and at most 1",
+                "inc" if ![0.0, 1.0].contains(&value) => "0 or 1",
+                _ if seen.contains(&name) => "each part once",
+                _ => "",
+            };
+            if !expected.is_empty() {
+                return Err(format!("`{part}` in `{text}`: expected {expected}"));
+            }
+            seen.push(name);
             match name {
                 "m" => policy.magnitude = value,
                 "mstd" => policy.magnitude_std = value,

@@ -131,6 +131,17 @@ fn timms_policy_syntax_is_parsed() {
         ("rand-m9", "-inc1"),
         ("rand-mnine-inc1", "mnine"),
         ("rand-x3-inc1", "x3"),
+        // They were taken, cut off or ran out of memory.
+        ("rand-m11-inc1", "0 to 10"),
+        ("rand-m9-mstd101-inc1", "0 to 100"),
+        ("rand-m9-mstd1e400-inc1", "0 to 100"),
+        ("rand-n1e300-inc1", "a whole number from 1 to 16"),
+        ("rand-n2.9-inc1", "a whole number"),
+        ("rand-n0-inc1", "a whole number"),
+        ("rand-p0-inc1", "above 0"),
+        ("rand-p7-inc1", "at most 1"),
+        ("rand-inc0.5", "0 or 1"),
+        ("rand-m9-inc1-m3", "each part once"),
     ] {
         let message = RandAugment::parse(text).unwrap_err();
         assert!(message.contains(part), "{message}");
