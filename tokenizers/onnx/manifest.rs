@@ -394,39 +394,22 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_no_note() {
-        for (key, meant) in [
-            ("saw_label: true", "saw_labels"),
-            ("codebok_size: 8", "codebook_size"),
-            ("Grid: [4, 4]", "grid"),
-            ("codebook-size: 8", "codebook_size"),
+        for (text, said) in [
+            ("saw_label: true", "did you mean `saw_labels`?"),
+            ("codebok_size: 8", "did you mean `codebook_size`?"),
+            ("codebook-size: 8", "did you mean `codebook_size`?"),
+            ("Grid: [4, 4]", "did you mean `grid`?"),
+            ("input: {side: 8, scael: dvae}", "scael"),
+            (
+                "input: {scale: {mean: [0], std: [1]}}",
+                "input.scale: missing field `custom`",
+            ),
         ] {
-            let error = parsed(&format!("sha256: ab\n{key}\n")).unwrap_err();
-            assert!(
-                error.contains(&format!("did you mean `{meant}`?")),
-                "{error}"
-            );
+            let error = parsed(&format!("sha256: ab\n{text}\n")).unwrap_err();
+            assert!(error.contains(said), "{error}");
         }
-        let error = parsed("sha256: ab\ninput: {side: 8, scael: dvae}\n").unwrap_err();
-        assert!(
-            error.contains("input") && error.contains("scael"),
-            "{error}"
-        );
-        let error = parsed("sha256: ab\ninput: {scale: {mean: [0, 0, 0], std: [1, 1, 1]}}\n");
-        let error = error.unwrap_err();
-        assert!(
-            error.contains("input.scale: missing field `custom`"),
-            "{error}"
-        );
-        for note in [
-            "id: 3",
-            "inputs: 3",
-            "group: x",
-            "license: MIT",
-            "codebook_dim: 3",
-            "num_labels: 10",
-        ] {
-            parsed(&format!("sha256: ab\n{note}\n")).unwrap();
-        }
+        let notes = "id: 3\ninputs: 3\ngroup: x\nlicense: MIT\ncodebook_dim: 3\nnum_labels: 10\n";
+        parsed(&format!("sha256: ab\n{notes}")).unwrap();
     }
 
     #[test]
