@@ -13,9 +13,10 @@ pub fn names<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<&'a str> 
     names
 }
 
-/// Returns whether two means are equal up to the rounding of their sums.
+/// Returns whether two means are equal up to the rounding of their sums. An infinite number equals itself only.
 pub fn are_equal(a: f64, b: f64) -> bool {
-    a == b || (a - b).abs() <= ROUNDING * a.abs().max(b.abs())
+    let difference = (a - b).abs();
+    a == b || (difference.is_finite() && difference <= ROUNDING * a.abs().max(b.abs()))
 }
 
 /// Returns `a - b`, or 0 if they are equal up to the rounding of their sums.
@@ -148,6 +149,16 @@ mod tests {
         // An image in a hundred million.
         let (more, seeds) = ahead_of([50.000_001; 3], [50.0; 3]);
         assert!(seeds == 3 && (more - 1e-6).abs() < 1e-12, "{more}");
+    }
+
+    #[test]
+    fn only_equal_numbers_are_tied() {
+        let sums = [0.1 + 0.2, 0.3, 0.3 + 1e-9];
+        let none = f64::NEG_INFINITY;
+        let mut values = [5.0, none, sums[0], sums[2], sums[1], none, f64::INFINITY];
+        tie(&mut values);
+        let expected = [5.0, none, sums[1], sums[2], sums[1], none, f64::INFINITY];
+        assert_eq!(values, expected);
     }
 
     #[test]

@@ -291,3 +291,32 @@ fn mean(records: &[&Record], of: &Number) -> Option<(f64, Option<f64>)> {
     let values: Vec<f64> = records.iter().filter_map(|r| of(r)).collect();
     mean_sd(&values)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_the_accuracy_are_last_and_equal_ones_in_the_order_of_the_suite() {
+        let seeds = |name: &str, all: [Option<f64>; 3]| {
+            let record = |(seed, lp)| Record {
+                tokenizer: name.into(),
+                seed,
+                lp_top1: lp,
+                ..Record::default()
+            };
+            (0..).zip(all).map(record).collect::<Vec<_>>()
+        };
+        // The sums of the second and the third row are rounded differently.
+        let records = [
+            seeds("NONE", [None; 3]),
+            seeds("BEE", [Some(0.4), Some(0.1), Some(0.2)]),
+            seeds("COW", [Some(0.1), Some(0.2), Some(0.4)]),
+            seeds("DOG", [Some(9.0); 3]),
+        ];
+        let page = ranking(&records.concat(), &FigureData::default());
+        let at = |name: &str| page.find(name).unwrap();
+        let order = ["DOG", "BEE", "COW", "NONE"].map(at);
+        assert!(order.is_sorted(), "{page}");
+    }
+}
