@@ -188,6 +188,17 @@ fn both_endings_are_read_and_two_manifests_are_refused() {
     let parts = ["vq.yml: is a second manifest", "vq.yaml", "remove one"];
     bench.refused(&["validate", "suite.yaml"], &parts);
     std::fs::remove_file(&yaml).unwrap();
+    // They were ignored, and so was `saw_labels`.
+    for other in ["vq.YAML", "vq.json", "vq.onnx.yml"] {
+        std::fs::rename(bench.path("vq.yml"), bench.path(other)).unwrap();
+        let parts = [other, "looks like the graph's manifest", "vq.yaml"];
+        bench.refused(&["validate", "suite.yaml"], &parts);
+        std::fs::rename(bench.path(other), bench.path("vq.yml")).unwrap();
+    }
+    // Others that have such names.
+    std::fs::write(bench.path("vq.json"), "{\"sha256\": \"ab\", \"url\": 1}").unwrap();
+    std::fs::write(bench.path("vq.onnx.json"), "[".repeat(1 << 15)).unwrap();
+    bench.fine(&["validate", "suite.yaml"]);
     std::fs::write(bench.path("vq.yml"), "saw_labels: true\n").unwrap();
     bench.refused(&["validate", "suite.yaml"], &["vq.yml", "no `sha256`"]);
 }

@@ -47,7 +47,12 @@ pub fn header<R: Read + Seek>(reader: &mut R) -> io::Result<NpyHeader> {
     }
     let (length, start) = match first.get(6..12) {
         Some(&[1, _, low, high, ..]) => (u32::from_le_bytes([low, high, 0, 0]), 10),
-        Some(&[_, _, a, b, c, d]) => (u32::from_le_bytes([a, b, c, d]), 12),
+        Some(&[2 | 3, _, a, b, c, d]) => (u32::from_le_bytes([a, b, c, d]), 12),
+        Some(&[version, ..]) => {
+            return Err(bad(format!(
+                "has version {version} of the format, expected 1, 2 or 3; write it by `numpy.save`"
+            )));
+        }
         _ => return Err(bad("ends within its header; write or copy it again".into())),
     };
     if u64::from(length) > HEADER {
@@ -198,6 +203,10 @@ mod tests {
                 "git lfs pull",
             ),
             (b"1 2 3\n".to_vec(), "numpy.save"),
+            (
+                file(&with_shape("(2, 3)"), 4),
+                "has version 4 of the format",
+            ),
         ] {
             let error = open(Cursor::new(bytes)).err().unwrap().to_string();
             assert!(error.contains(part), "{error}");

@@ -11,7 +11,7 @@ use crate::figures::FigureData;
 use crate::number::signed;
 use crate::paired::{Predicted, SIGNIFICANT, compare, over};
 use crate::recipes::other_recipes;
-use crate::seeds::{are_equal, names};
+use crate::seeds::{are_equal, minus, names};
 
 /// A tokenizer with its seed-mean accuracy.
 struct Ranked<'a> {
@@ -262,7 +262,7 @@ fn by_metric(records: &[Record], data: &FigureData) -> Option<String> {
     let unseen = records.iter().filter(|r| !r.saw_labels);
     let first = |name: &str| records.iter().find(|r| r.tokenizer == name);
     let scored = |record: &'_ Record| {
-        let distance = record.tcas_null? - record.tcas?;
+        let distance = minus(record.tcas_null?, record.tcas?);
         let error = Excess::of(record, &data.metrics, TCAS);
         Some((distance, error))
     };

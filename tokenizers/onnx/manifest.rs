@@ -1,10 +1,10 @@
 //! The manifest beside a graph (`tokenizers/export/exporter.py` writes it).
 //!
 //! `NAME.yaml` or `NAME.yml` beside `NAME.onnx` is a manifest if it is a mapping with `sha256`. A file that looks like one but lacks the digest is
-//! refused; other files of that name, such as a suite, are ignored. Unknown keys are notes for people, except those that are nearly a key of the
+//! refused, and so is a manifest of a similar name (`NAME.json`, `NAME.onnx.yaml`); other files of that name, such as a suite, are ignored. Unknown keys are notes for people, except those that are nearly a key of the
 //! manifest.
 
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
@@ -25,6 +25,26 @@ const BYTES: u64 = 1 << 14;
 
 /// Endings of a manifest's name.
 pub const ENDINGS: [&str; 2] = ["yaml", "yml"];
+/// Endings of names that people give a manifest, which are not read.
+const OTHERS: [&str; 7] = [
+    "YAML",
+    "YML",
+    "json",
+    "JSON",
+    "onnx.yaml",
+    "onnx.yml",
+    "onnx.json",
+];
+/// Keys that change numbers.
+const KEYS: [&str; 7] = [
+    "input",
+    "kind",
+    "grid",
+    "codebook_size",
+    "groups",
+    "dim",
+    "saw_labels",
+];
 
 /// Facts about a graph that the graph does not contain.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -75,8 +95,9 @@ impl Manifest {
     /// Reads the manifest beside `graph`, if there is one, and checks its digest against the graph's `bytes`.
     ///
     /// # Errors
-    /// [`Error::File`] if it cannot be read, the digest differs, or there are two.
+    /// [`Error::File`] if it cannot be read, the digest differs, there are two, or one has another ending.
     pub fn beside(graph: &Path, bytes: &[u8]) -> Result<Option<Self>> {
+        refuse_others(graph)?;
         let read = |ending| Self::read(graph.with_extension(ending), (graph, bytes));
         let [first, second] = ENDINGS.map(read);
         match (first?, second?) {
@@ -220,20 +241,51 @@ pub fn agreed<T: PartialEq + Serialize>(
     }
 }
 
+/// Refuses a manifest beside `graph` whose name has an ending that is not read: its values would be ignored.
+fn refuse_others(graph: &Path) -> Result<()> {
+    let own = ENDINGS.map(|ending| graph.with_extension(ending).canonicalize().ok());
+    for path in OTHERS.map(|ending| graph.with_extension(ending)) {
+        // Some file systems find `NAME.yaml` by the name `NAME.YAML`.
+        let found = path.canonicalize().ok();
+        if found.is_some() && own.contains(&found) {
+            continue;
+        }
+        let text = match text(&path) {
+            Ok(text) => text.unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::InvalidData => continue,
+            Err(error) => return Err(refused(&path, error.to_string())),
+        };
+        let value = plain::value(&text).unwrap_or_default();
+        if value.get("sha256").is_some() && KEYS.iter().any(|key| value.get(key).is_some()) {
+            let read = graph.with_extension(ENDINGS[0]);
+            let message = format!(
+                "looks like the graph's manifest, expected the name {}; rename it, or move it away if it is none",
+                read.display()
+            );
+            return Err(refused(&path, message));
+        }
+    }
+    Ok(())
+}
+
 /// Reads a file of at most [`BYTES`]; `None` if there is none.
-fn text(path: &Path) -> std::io::Result<Option<String>> {
+///
+/// # Errors
+/// [`ErrorKind::InvalidData`] if it is longer or no text.
+fn text(path: &Path) -> io::Result<Option<String>> {
     let Some(file) = files::open_optional(path)? else {
         return Ok(None);
     };
     let mut bytes = Vec::new();
     file.take(BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > BYTES {
-        return Err(std::io::Error::other(format!(
-            "has more than {BYTES} bytes, expected a manifest; move it away if it is none"
-        )));
+        let message =
+            format!("has more than {BYTES} bytes, expected a manifest; move it away if it is none");
+        return Err(io::Error::new(ErrorKind::InvalidData, message));
     }
-    let text = String::from_utf8(bytes).map_err(std::io::Error::other)?;
-    Ok(Some(text))
+    let text = String::from_utf8(bytes);
+    text.map(Some)
+        .map_err(|e| io::Error::new(ErrorKind::InvalidData, e))
 }
 
 /// Returns `None` if `text` is not a manifest.
@@ -295,15 +347,6 @@ fn parsed(text: &str) -> Result<Option<Manifest>, String> {
 
 /// Returns a key that is nearly one that changes numbers, and that one: a misspelt key would be taken for a note. Other words are notes.
 fn misspelt(value: &Value) -> Option<(&str, &'static str)> {
-    const KEYS: [&str; 7] = [
-        "input",
-        "kind",
-        "grid",
-        "codebook_size",
-        "groups",
-        "dim",
-        "saw_labels",
-    ];
     let letters = |key: &str| -> String {
         let letters = key.chars().filter(char::is_ascii_alphanumeric);
         letters.map(|c| c.to_ascii_lowercase()).collect()
@@ -351,136 +394,4 @@ fn refused(path: &Path, message: String) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_digest_that_looks_like_a_number_is_text() {
-        for digest in [
-            "1".repeat(64),
-            format!("{}e{}", "1".repeat(30), "2".repeat(33)),
-            "0".repeat(64),
-        ] {
-            let manifest = parsed(&format!("sha256: {digest}\n")).unwrap().unwrap();
-            assert_eq!(manifest.sha256, digest);
-        }
-    }
-
-    #[test]
-    fn the_exporters_manifest_is_read_and_notes_are_ignored() {
-        let text = "sha256: ab\nsource: \"DALL-E\"\nlicence: \"MIT\"\nweights: \"encoder.pkl\"\ninput: {side: 112, scale: dvae}\n\
-                    kind: onnx-ids\ngrid: [14, 14]\ncodebook_size: 8192\nsaw_labels: false\nagreement: \"all\"\nnote: mine\n";
-        let manifest = parsed(text).unwrap().unwrap();
-        assert_eq!(manifest.input.side, Some(112));
-        assert_eq!(manifest.input.scale, Some(Scale::Dvae));
-        assert_eq!(
-            (manifest.codebook_size, manifest.saw_labels),
-            (Some(8192), Some(false))
-        );
-        assert_eq!(manifest.grid, Some([14, 14]));
-        assert_eq!(manifest.provenance()["licence"], "MIT");
-        let custom = parsed(
-            "sha256: ab\ninput: {side: 8, scale: {custom: {mean: [0, 0.5, 1], std: [1, 1, 1]}}}\n",
-        );
-        let scale = custom.unwrap().unwrap().input.scale;
-        assert_eq!(
-            scale,
-            Some(Scale::Custom {
-                mean: [0.0, 0.5, 1.0],
-                std: [1.0; 3]
-            })
-        );
-    }
-
-    #[test]
-    fn a_misspelt_key_is_no_note() {
-        for (text, said) in [
-            ("saw_label: true", "did you mean `saw_labels`?"),
-            ("codebok_size: 8", "did you mean `codebook_size`?"),
-            ("codebook-size: 8", "did you mean `codebook_size`?"),
-            ("Grid: [4, 4]", "did you mean `grid`?"),
-            ("input: {side: 8, scael: dvae}", "scael"),
-            (
-                "input: {scale: {mean: [0], std: [1]}}",
-                "input.scale: missing field `custom`",
-            ),
-        ] {
-            let error = parsed(&format!("sha256: ab\n{text}\n")).unwrap_err();
-            assert!(error.contains(said), "{error}");
-        }
-        let notes = "id: 3\ninputs: 3\ngroup: x\nlicense: MIT\ncodebook_dim: 3\nnum_labels: 10\n";
-        parsed(&format!("sha256: ab\n{notes}")).unwrap();
-    }
-
-    #[test]
-    fn groups_are_read_and_those_that_no_head_predicts_are_refused() {
-        let groups = |text: &str| parsed(&format!("sha256: ab\n{text}\n"));
-        let manifest = groups("groups: [8, 5, 5]").unwrap().unwrap();
-        assert_eq!(manifest.groups, Some(vec![8, 5, 5]));
-        for (text, expected) in [
-            ("groups: [8, 0]", "at least 1 in each"),
-            ("groups: []", "expected 1 to 16"),
-            ("groups: [8]\ncodebook_size: 8", "beside codebook_size"),
-        ] {
-            let error = groups(text).unwrap_err();
-            assert!(error.contains(expected), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_scale_that_does_not_divide_is_refused() {
-        for (mean, std, expected) in [
-            ("[0, 0, 0]", "[1, 0, 1]", "above 0"),
-            ("[0, 0, 0]", "[-1, 1, 1]", "above 0"),
-            ("[0, 0, 0]", "[1, 1, 1e39]", "above 0 and at most 1000"),
-            (
-                "[0, 1e39, 0]",
-                "[1, 1, 1]",
-                "at least -1000 and at most 1000",
-            ),
-        ] {
-            let scale = format!("{{custom: {{mean: {mean}, std: {std}}}}}");
-            let error = parsed(&format!("sha256: ab\ninput: {{scale: {scale}}}\n")).unwrap_err();
-            assert!(
-                error.contains("input.scale") && error.contains(expected),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_suite_of_the_same_name_is_not_a_manifest() {
-        assert!(
-            parsed("version: 1\nname: x\ntokenizers: []\n")
-                .unwrap()
-                .is_none()
-        );
-        assert!(parsed("- a\n").unwrap().is_none());
-        assert!(parsed("sha256: [").is_err());
-        assert!(
-            parsed("sha256: ab\ngrid: 5\n")
-                .unwrap_err()
-                .contains("grid")
-        );
-    }
-
-    #[test]
-    fn a_manifest_without_its_digest_is_refused() {
-        for (text, expected) in [
-            ("", "is empty"),
-            (" \n", "is empty"),
-            (
-                "version https://git-lfs.github.com/spec/v1\noid sha256:ab\n",
-                "git lfs pull",
-            ),
-            ("sha_256: ab\nnote: x\n", "`sha_256`"),
-            ("SHA256: ab\n", "`SHA256`"),
-            ("sha256sum: ab\n", "`sha256sum`"),
-            ("saw_labels: true\n", "no `sha256`"),
-            ("dim: 8\nnote: x\n", "has `dim`"),
-        ] {
-            let error = parsed(text).unwrap_err();
-            assert!(error.contains(expected), "{text:?}: {error}");
-        }
-    }
-}
+mod tests;

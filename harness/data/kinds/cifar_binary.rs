@@ -244,7 +244,7 @@ fn elsewhere(root: &Path, name: &str) -> String {
     })
 }
 
-/// Returns the files beside those of the archive that look like them.
+/// Returns the files beside those of the archive that look like them, and the batches that may lack images.
 fn others(root: &Path, classes: usize) -> Omitted {
     let (train, val, _) = names_of(classes);
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
@@ -255,6 +255,19 @@ fn others(root: &Path, classes: usize) -> Omitted {
     let mut omitted = Omitted::default();
     for name in names {
         omitted.other(name, "not in the official archive");
+    }
+    let sizes = train.iter().map(|name| fs::metadata(root.join(name)));
+    let sizes: Vec<u64> = sizes.flatten().map(|about| about.len()).collect();
+    let longest = sizes.iter().max().copied().unwrap_or_default();
+    let shorter = train
+        .into_iter()
+        .zip(sizes)
+        .filter(|(_, size)| *size < longest);
+    for (name, _) in shorter {
+        omitted.other(
+            name,
+            "shorter than another batch; if it was cut between two images, images are missing",
+        );
     }
     omitted
 }

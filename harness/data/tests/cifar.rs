@@ -60,6 +60,13 @@ fn cifar_images_of_both_splits_are_counted_and_other_files_named() {
     assert_eq!(scan.repeated().unwrap(), "9 of 10 val images (test/1, ...)");
     let lines = scan.omitted.lines(9).join("\n");
     assert!(lines.contains("data_batch_6.bin"), "{lines}");
+    assert!(!lines.contains("shorter"), "{lines}");
+    // A batch that was cut between two images.
+    let cut = fs::read(dir.path().join("data_batch_4.bin")).unwrap();
+    fs::write(dir.path().join("data_batch_4.bin"), &cut[..9 * 3073]).unwrap();
+    let lines = scanned(&spec).unwrap().omitted.lines(9).join("\n");
+    let said = "left out 1 files (shorter than another batch; if it was cut between two images, images are missing): data_batch_4.bin";
+    assert!(lines.contains(said), "{lines}");
 }
 
 /// The classes were numbered without a word.

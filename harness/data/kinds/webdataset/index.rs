@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::archive::{self, Ends, ends, truncated};
@@ -233,7 +233,7 @@ fn named(
     cls: String,
     json: String,
 ) -> Result<(), String> {
-    let pair = match [&cls, &json].map(|label| label.parse::<u32>().is_ok()) {
+    let pair = match [&cls, &json].map(|label| is_number(label)) {
         [true, false] => (cls, json),
         [false, true] => (json, cls),
         _ => {
@@ -246,6 +246,11 @@ fn named(
         all.entry(pair).or_insert_with(|| key.to_owned());
     }
     Ok(())
+}
+
+/// Returns whether a label is the number of a class.
+pub fn is_number(label: &str) -> bool {
+    label.parse::<u32>().is_ok()
 }
 
 /// Returns the image of a key with its label; `None` for a key without both, whose files are left out.
@@ -367,9 +372,15 @@ fn of_cls(text: &str) -> Result<String, String> {
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
 struct About {
+    #[serde(default, deserialize_with = "also_null")]
     label: Option<Value>,
     #[serde(flatten)]
     others: Map<String, Value>,
+}
+
+/// Reads a value that is there. Serde takes `null` for an absent one.
+fn also_null<'a, D: Deserializer<'a>>(value: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(value).map(Some)
 }
 
 fn of_json(text: &str) -> Result<String, String> {
@@ -434,6 +445,7 @@ mod tests {
             (r#"{"class": 1, "id": 2}"#, "found class, id"),
             (r#"{"label": -1}"#, "label -1"),
             (r#"{"label": 1.5}"#, "label 1.5"),
+            (r#"{"label": null}"#, "label null"),
             ("{", "EOF"),
             ("[1]", "expected {\"label\": n}"),
             (r#"{"label": 1, "label": 2}"#, "duplicate field `label`"),

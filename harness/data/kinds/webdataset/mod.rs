@@ -33,6 +33,7 @@ use crate::data::error::DataError;
 use crate::data::hold_out::HoldOut;
 use crate::data::scan::{Place, Scan, SplitScan};
 use fields::{Fields, patterns};
+use index::is_number;
 use order::in_order;
 use shard::{Known, Shard};
 
@@ -373,10 +374,6 @@ impl Naming {
             Self::Texts => present.into_iter().map(String::from).collect(),
         }
     }
-}
-
-fn is_number(label: &str) -> bool {
-    label.parse::<u32>().is_ok()
 }
 
 /// Checks that no image has the number of one line of `names` in one of its label files and the name of another line in the other.
