@@ -44,6 +44,9 @@ pub const TRAINING_CACHE: usize = 512 << 20;
 
 /// Remedy for an image that is not the one that was scanned.
 const AGAIN: &str = "it was another image when it was scanned; run the same command again to scan it as it is now, without `--scan`, or `bench plan` or `bench submit` again";
+/// Why an image differs from the scanned one although its bytes are the same.
+const OTHERWISE: &str = "its bytes are those that were scanned; if another version of this program scanned them, remove the folder `scan` of the store and run \
+                         the same command again, without `--scan`";
 
 /// The images of a scanned dataset.
 pub struct Dataset {
@@ -206,20 +209,23 @@ impl Dataset {
     ) -> Result<Image, DataError> {
         let bytes = images.read(split, index)?;
         let scanned = self.split_info(split);
-        let digest = scanned.digests.get(index);
-        if digest.is_some_and(|digest| blake3::hash(&bytes) != *digest) {
-            let message = "changed: its bytes have another digest";
-            return Err(images.refuse(split, index, format!("{message}; {AGAIN}")));
-        }
+        let why = match scanned.digests.get(index) {
+            Some(digest) if blake3::hash(&bytes) != *digest => {
+                let message = "changed: its bytes have another digest";
+                return Err(images.refuse(split, index, format!("{message}; {AGAIN}")));
+            }
+            Some(_) => OTHERWISE,
+            None => AGAIN,
+        };
         let image = match eighths {
             8 => decode(&bytes),
             _ => decode_reduced(&bytes, eighths),
         };
-        let image = image.map_err(|e| images.refuse(split, index, format!("{e}; {AGAIN}")))?;
+        let image = image.map_err(|e| images.refuse(split, index, format!("{e}; {why}")))?;
         let found = (image.width, image.height);
         match scanned.shapes.get(index).map(|shape| shape.size()) {
             Some(expected) if eighths == 8 && found != expected => {
-                let message = format!("is {found:?} pixels, expected {expected:?}; {AGAIN}");
+                let message = format!("is {found:?} pixels, expected {expected:?}; {why}");
                 Err(images.refuse(split, index, message))
             }
             _ => Ok(image),

@@ -8,8 +8,8 @@ use tessera_models::files;
 
 use super::decode::{decode, is_jpeg};
 
-/// Format of the cached results; others are ignored.
-const VERSION: u8 = 2;
+/// Version of the cached results; others are ignored. It must be raised when [`decode`] accepts or refuses other bytes than before.
+const VERSION: u8 = 3;
 
 /// Size of an image, and whether it is a JPEG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

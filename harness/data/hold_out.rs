@@ -44,9 +44,15 @@ impl HoldOut {
         drawn.into_iter().collect()
     }
 
-    /// Adds the draw to the fingerprint: the order of the images does not show which are held out.
+    /// Adds the draw to the fingerprint: the order of the images does not show which are held out. Images that were skipped took part in the draw
+    /// and are not in the fingerprint, so the names of the held out ones are added too.
     pub fn mark(self, scan: &mut Scan) {
-        let about = format!("hold_out 1 {} {}", self.part, self.seed);
+        let mut about = format!("hold_out 1 {} {}", self.part, self.seed);
+        if !scan.omitted.images.is_empty() {
+            for name in scan.val.names.iter() {
+                about.extend(["\0", name]);
+            }
+        }
         scan.fingerprint = Fingerprint::of(&[scan.fingerprint.0.as_bytes(), about.as_bytes()]);
     }
 }
