@@ -32,7 +32,8 @@ pub struct Imported {
     pub resampled_from: Option<usize>,
     /// What stands before its names in the file: `module.`, `teacher.backbone.`.
     pub prefix: String,
-    /// Whether a linear classifier is in the file (`head.weight`, `fc.weight`, `classifier.weight`), so its training has used labels.
+    /// Whether its training has used labels: a linear classifier is in the file (`head.weight`, `fc.weight`, `classifier.weight`), or this program
+    /// wrote that it has.
     pub has_classifier: bool,
     /// Matrices of the encoder's width that were left out, as classifiers and projection heads are: names and shapes of the first; empty if
     /// there is none.
@@ -210,7 +211,8 @@ fn shows_classifier(file: &Weights, prefix: &str) -> bool {
         let shape = file.shape(name).unwrap_or_default();
         is_named(name) && width.is_some_and(|width| reads(&shape, width))
     };
-    file.names().iter().any(classifies)
+    let says = || about(file).is_some_and(|about| about["saw_labels"] == true);
+    file.names().iter().any(classifies) || says()
 }
 
 /// Says what of the checkpoint `file` was taken, and the scale of the images that it gets: "c.pth, prefix `module.`, positions resampled from 14x14, without
@@ -244,12 +246,16 @@ pub fn preset(path: &Path) -> Result<Option<&'static Preset>> {
 }
 
 fn of_metadata(file: &Weights) -> Option<&'static Preset> {
+    vit::preset(about(file)?["variant"].as_str()?)
+}
+
+/// Returns the metadata of a checkpoint of this program.
+fn about(file: &Weights) -> Option<serde_json::Value> {
     let Weights::Safetensors { header, .. } = file else {
         return None;
     };
     let about = header.metadata().as_ref()?.get("tessera")?;
-    let about: serde_json::Value = serde_json::from_str(about).ok()?;
-    vit::preset(about["variant"].as_str()?)
+    serde_json::from_str(about).ok()
 }
 
 fn refused(path: &Path, message: String) -> Error {

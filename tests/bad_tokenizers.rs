@@ -5,7 +5,7 @@
 mod common;
 
 use common::onnx::{FLOAT, Model};
-use common::{Bench, column, error, write_ids};
+use common::{Bench, HEAD, column, error, write_ids};
 
 /// Returns a suite with one row of the given kind and fields, on 32-pixel mosaics in an 8x8 grid.
 fn suite(kind: &str, with: &str, more: &str) -> Bench {
@@ -413,4 +413,25 @@ fn a_token_file_row_reads_the_output_of_tokenize() {
         );
         std::fs::remove_file(&path).unwrap();
     }
+}
+
+/// They had no effect, and the table printed them as the row's recipe.
+#[test]
+fn overrides_without_effect_are_refused() {
+    let row = "{name: T, kind: continuous, with: {features: {kind: pixels}}}";
+    let recipe = "pretrain: {checkpoint: e.safetensors}\nknn: {k: 5}\n";
+    let bench = Bench::new(&format!("{HEAD}tokenizers: [{row}]\n{recipe}"));
+    let own = "tokenizers[0].override={pretrain: {mask_ratio: 0.6}}";
+    let field = "tokenizers[0].override.pretrain.mask_ratio";
+    bench.refused(
+        &["validate", "suite.yaml", "--set", own],
+        &[field, "no effect with `checkpoint`"],
+    );
+    let bench = Bench::whole();
+    let own = "tokenizers[0].override={fine_tune: {from_scratch_base_lr: 0.1}}";
+    let field = "tokenizers[0].override.fine_tune.from_scratch_base_lr";
+    bench.refused(
+        &["validate", "suite.yaml", "--set", own],
+        &[field, "no effect on this row"],
+    );
 }

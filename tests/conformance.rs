@@ -90,7 +90,7 @@ fn encoder(dir: &Path, name: &str, seed: u64) -> PathBuf {
     };
     let file = dir.join(name);
     let params = vit::encoder(&vit, seed).unwrap();
-    params.save(&file, vit.metadata("none")).unwrap();
+    params.save(&file, vit.metadata("none", false)).unwrap();
     file
 }
 

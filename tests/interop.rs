@@ -59,6 +59,29 @@ fn a_checkpoint_gives_the_same_results_in_another_suite() {
     assert!(theirs.join("cells/theirs-s1/encoder.safetensors").is_file());
 }
 
+/// The file has no classifier, so the next suite took its encoder for one without labels.
+#[test]
+fn an_encoder_that_was_trained_with_labels_says_so_in_its_file() {
+    let rows = "tokenizers: [{name: Labels, kind: oracle}]\n";
+    let recipe =
+        "pretrain: {epochs: 1, batch: 32, base_lr: 1.0e-3, warmup_epochs: 0}\nknn: {k: 5}\n";
+    let bench = Bench::new(&format!("{HEAD}{rows}{recipe}"));
+    bench.fine(&["run", "suite.yaml", "--out", "out"]);
+    let made = "out/cells/labels-s0/encoder.safetensors";
+    let features = format!(
+        "{{name: F, kind: kmeans, with: {{features: {{kind: checkpoint, file: {made}}}, k: 4, epochs: 1, batch: 32}}}}"
+    );
+    let next = format!(
+        "{HEAD}tokenizers: [{{name: Theirs, kind: none}}, {features}]\npretrain: {{checkpoint: {made}}}\nknn: {{k: 5}}\n"
+    );
+    std::fs::write(bench.path("next.yaml"), next).unwrap();
+    bench.fine(&["run", "next.yaml", "--out", "next"]);
+    assert_eq!(column(&bench.path("next"), "saw_labels"), ["true"; 4]);
+    // The file that the import wrote says it, too.
+    let imported = bench.path("next/cells/theirs-s0/encoder.safetensors");
+    assert!(checkpoint::has_classifier(&imported, None).unwrap());
+}
+
 #[test]
 fn a_suite_may_consist_of_a_checkpoint() {
     let bench = Bench::new(&format!("{HEAD}{ROWS}{RECIPE}"));

@@ -257,3 +257,19 @@ pretrain: {epochs: 1, batch: 32, base_lr: 1.0e-3, warmup_epochs: 0}
         &["--only"],
     );
 }
+
+/// `bench compare` called the runs not comparable, although every stage was the same.
+#[test]
+fn a_setting_that_changes_no_number_is_no_other_recipe() {
+    let row =
+        "tokenizers: [{name: Identity, kind: continuous, with: {features: {kind: pixels}}}]\n";
+    let recipe =
+        "pretrain: {epochs: 1, batch: 32, base_lr: 1.0e-3, warmup_epochs: 0}\nknn: {k: 5}\n";
+    let bench = Bench::new(&format!("{HEAD}{row}{recipe}"));
+    bench.fine(&RUN);
+    let set = "pretrain.gradient_checkpointing=true";
+    bench.fine(&["run", "suite.yaml", "--out", "other", "--set", set]);
+    let hash = |out: &str| column(&bench.path(out), "recipe_hash");
+    assert_eq!(hash("out"), hash("other"));
+    bench.fine(&["compare", "out", "other"]);
+}

@@ -401,6 +401,8 @@ fn tables_of_an_earlier_report_have_the_numbers_of_the_run() {
         said.contains("tables 2 of the folder are not in `report.tables` and are written again"),
         "{said}"
     );
+    let lost = "no longer has the fits with the seeds 0 of 2 rows (K-means Pixel, K=4, K-means Pixel, K=8)";
+    assert!(said.contains(lost), "{said}");
     let has = |name: &str| bench.path("out/figures").join(name).exists();
     assert!(has("my-lp.svg") && has("curves-mine.svg") && !has("tcas-lp.svg"));
     let after = read();

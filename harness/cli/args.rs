@@ -406,9 +406,9 @@ pub enum What {
 pub enum StoreVerb {
     /// List the finished stages
     Ls,
-    /// Remove old entries and the leftovers of killed processes
+    /// Remove old entries, old resume state and temporary files of killed processes
     Gc {
-        /// Keep entries younger than this many days
+        /// Keep entries and resume state younger than this many days
         #[arg(long, default_value_t = 30.0)]
         keep_days: f64,
         /// Print what would be removed; remove nothing

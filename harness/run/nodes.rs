@@ -278,7 +278,8 @@ pub fn collect(
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
     let leaving = replaced.leaving(cx, &board.data.records);
-    for note in leaving.into_iter().chain(replaced.unasked(&graph)) {
+    let notes = [leaving, replaced.unasked(&graph), replaced.fits(cx, &graph)];
+    for note in notes.into_iter().flatten() {
         cx.reporter.note(&note);
     }
     let missing = loop {

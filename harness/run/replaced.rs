@@ -1,6 +1,6 @@
 //! Refuses, before anything is removed, what would replace finished results of the run folder by none.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -270,6 +270,33 @@ impl<'a> Replaced<'a> {
                 self.out.display(),
                 named(leaving.iter().map(|cost| cost.tokenizer.as_str())),
                 stages.join(", ")
+            )
+        })
+    }
+
+    /// Says which fits of codebooks leave the folder because this run has other fit seeds; `None` if none does.
+    pub fn fits(&self, cx: &Context<'_>, graph: &Graph<'_>) -> Option<String> {
+        let rows: HashSet<&str> = graph.nodes.iter().map(|n| n.row.name.as_str()).collect();
+        let mut leaving: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+        for record in self.earlier.records.iter().flatten() {
+            let name = record.tokenizer.as_str();
+            let seeds = record
+                .fit_seeds
+                .split(' ')
+                .filter_map(|seed| seed.parse().ok());
+            for seed in seeds.filter(|seed| !cx.suite.fit_seeds.contains(seed)) {
+                if rows.contains(name) {
+                    leaving.entry(seed).or_default().push(name);
+                }
+            }
+        }
+        let seeds: Vec<String> = leaving.keys().map(u64::to_string).collect();
+        (!seeds.is_empty()).then(|| {
+            format!(
+                "{} no longer has the fits with the seeds {} of {}, which were in the means and errors of their metrics; write `fit_seeds` to keep them",
+                self.out.display(),
+                seeds.join(", "),
+                named(leaving.into_values().flatten())
             )
         })
     }

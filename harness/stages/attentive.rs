@@ -113,7 +113,7 @@ impl Stage for Attentive<'_> {
         let data: (&dyn TokenData, &[u32]) = (&train, labels);
         let val: (&dyn TokenData, &[u32]) = (&val, dataset.labels(Split::Val));
         let attended = training(cx, work, |run| attend(form, &config, sizes, data, val, run))?;
-        let metadata = encoder.vit.metadata("none");
+        let metadata = encoder.vit.metadata("none", false);
         attended.params.save(&work.out.join(PARAMETERS), metadata)?;
         let mut result = evaluated(self.name(), work, &attended.evaluation, &attended.history)?;
         self.add_training(&mut result, &attended);

@@ -82,7 +82,7 @@ impl Stage for FineTune<'_> {
         let tuned = training(cx, work, |run| {
             finetune(vit, encoder.params()?, &config, classes, train, val, run)
         })?;
-        let metadata = vit.metadata(recipe.pooling.name());
+        let metadata = vit.metadata(recipe.pooling.name(), false);
         tuned.params.save(&work.out.join(PARAMETERS), metadata)?;
         evaluated(self.name(), work, &tuned.evaluation, &tuned.history)
     }

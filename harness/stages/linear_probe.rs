@@ -99,7 +99,7 @@ impl Stage for LinearProbe<'_> {
         let probed = training(cx, work, |run| {
             probe::probe(&config, width, classes, train, labels, val, run)
         })?;
-        let metadata = encoder.vit.metadata(recipe.pooling.name());
+        let metadata = encoder.vit.metadata(recipe.pooling.name(), false);
         probed.params.save(&work.out.join(PARAMETERS), metadata)?;
         let mut result = evaluated(self.name(), work, &probed.evaluation, &probed.history)?;
         self.add_training(&mut result, &probed);
@@ -161,10 +161,14 @@ impl LinearProbe<'_> {
                 does not describe the features; lower `base_lr` of linear_probe"
             ));
         }
+        let decay = match self.recipe.weight_decay > 0.0 {
+            true => "; `weight_decay` keeps it from the optimum of that loss, too",
+            false => "",
+        };
         (!has_converged(fall)).then(|| {
             format!(
                 "{row}, seed {seed}: the linear probe has not converged: one more step over all train images would lower its training loss by \
-                at least {fall:.1} %; raise `epochs` or `base_lr` of linear_probe, or give `base_lr` a list of rates to choose from"
+                at least {fall:.1} %; raise `epochs`, `base_lr` or `batch` of linear_probe, or give `base_lr` a list of rates to choose from{decay}"
             )
         })
     }

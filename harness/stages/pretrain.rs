@@ -116,7 +116,8 @@ impl Stage for Pretrain<'_> {
             true => work.forget(error),
             false => error,
         })?;
-        let metadata = || vit.metadata("none");
+        let saw_labels = data.tokenizer.facts().saw_labels;
+        let metadata = || vit.metadata("none", saw_labels);
         let whole = work.out.join(CHECKPOINT);
         trained.params.save(&whole, metadata())?;
         let encoder = trained.params.copy(|name| !vit::is_of_decoder(name))?;

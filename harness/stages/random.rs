@@ -52,7 +52,7 @@ impl Stage for Random<'_> {
     fn run(&self, on: &Inputs<'_>, work: &Workspace<'_>) -> anyhow::Result<Value> {
         let vit = on.cx.vit()?;
         let drawn = vit::encoder(&vit, self.seed)?;
-        drawn.save(&work.out.join(ENCODER), vit.metadata("none"))?;
+        drawn.save(&work.out.join(ENCODER), vit.metadata("none", false))?;
         Ok(Value::Null)
     }
 

@@ -206,6 +206,31 @@ fn an_entry_without_digests_is_computed_again_and_that_is_said_once() {
     assert_eq!(said.lock().unwrap().len(), 1);
 }
 
+/// State of a day was removed whatever was to be kept.
+#[test]
+fn state_is_kept_as_long_as_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join(".state/fit").join(provenance(1).key());
+    let store = Store::open(dir.path()).unwrap();
+    let killed = store.get_or(&provenance(1), &|| false, |work| {
+        files::write_sealed(&work.state.join("step"), b"5".to_vec())?;
+        anyhow::bail!("killed")
+    });
+    assert!(killed.is_err());
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let old = std::time::SystemTime::now() - 10 * day;
+    let files = fs::read_dir(&state)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    for path in files.chain([state.clone()]) {
+        File::open(path).unwrap().set_modified(old).unwrap();
+    }
+    assert!(gc(dir.path(), 30 * day, false).unwrap().is_empty());
+    assert!(state.join("step").exists());
+    assert_eq!(gc(dir.path(), 9 * day, false).unwrap().len(), 1);
+    assert!(!state.exists());
+}
+
 #[test]
 fn damaged_state_is_said_and_the_stage_begins_anew() {
     let dir = tempfile::tempdir().unwrap();

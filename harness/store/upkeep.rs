@@ -176,8 +176,7 @@ const UNREADABLE: &str = "unreadable";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Removes entries, damaged entries and records of failures older than `keep`, resume state older than a day or `keep`, whichever is shorter, and temporary
-/// folders of dead processes. Entries that a live process computes or uses stay. Returns the removed folders (with `dry_run`, those that
+/// Removes entries, resume state, damaged entries and records of failures older than `keep`, and temporary folders of dead processes. Entries that a live process computes or uses stay. Returns the removed folders (with `dry_run`, those that
 /// would be removed) with their bytes.
 ///
 /// # Errors
@@ -211,9 +210,8 @@ pub fn gc(root: &Path, keep: Duration, dry_run: bool) -> Result<Vec<(PathBuf, u6
         }
     }
     for Place { stage, key, dir } in states(root)? {
-        let least = DAY.min(keep);
-        if age(&dir) > least {
-            remove(dir, least, Some(format!("{stage}-{key}")))?;
+        if age(&dir) > keep {
+            remove(dir, keep, Some(format!("{stage}-{key}")))?;
         }
     }
     for scratch in sorted_dirs(&root.join(".tmp"))? {

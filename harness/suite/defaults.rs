@@ -16,12 +16,13 @@ const WARMUPS: [(&str, Option<f64>); 4] = [
     ("fine_tune", Some(FINETUNE_WARMUP)),
 ];
 
-/// Returns the warm-up of a recipe with so many epochs, if the suite states none: the usual one, or a tenth of the epochs if there are fewer.
+/// Returns the warm-up of a recipe with so many epochs, if the suite states none: the usual one, or a tenth of the epochs
+/// if it would be more than half of them: the rate must have time to fall.
 pub(super) fn warmup(recipe: &str, epochs: f64) -> Option<f64> {
     let (_, usual) = WARMUPS.iter().find(|(name, _)| *name == recipe)?;
     Some(
         usual
-            .filter(|usual| epochs >= *usual)
+            .filter(|usual| epochs >= 2.0 * usual)
             .unwrap_or(epochs / 10.0),
     )
 }
@@ -104,6 +105,27 @@ fn with_defaults(value: &mut Value, schema: &Value) {
         match field.get("default") {
             None | Some(Value::Null) => (),
             Some(default) => add(map, key, default.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With ten epochs the rate rose to the end.
+    #[test]
+    fn a_default_warm_up_is_at_most_half_of_the_training() {
+        for (recipe, epochs, expected) in [
+            ("linear_probe", 10.0, 1.0),
+            ("linear_probe", 19.0, 1.9),
+            ("attentive_probe", 20.0, 10.0),
+            ("fine_tune", 5.0, 0.5),
+            ("fine_tune", 10.0, 5.0),
+            ("fine_tune", 100.0, 5.0),
+            ("pretrain", 200.0, 20.0),
+        ] {
+            assert_eq!(warmup(recipe, epochs), Some(expected), "{recipe} {epochs}");
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct AttentiveProbe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MOST_QUERIES))]
     pub queries: Option<usize>,
-    /// Epochs of linear warm-up. Default: 10, or a tenth of `epochs` if there are fewer.
+    /// Epochs of linear warm-up. Default: 10, or a tenth of `epochs` if there are fewer than 20.
     #[serde(default = "probe_warmup")]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,

@@ -133,6 +133,24 @@ pub struct Pretrain {
 /// Fields of [`Pretrain`] that are required without a checkpoint.
 pub(super) const PRETRAINING: &[&str] = &["epochs", "batch", "base_lr"];
 
+/// Refuses fields of pretraining beside a checkpoint.
+///
+/// # Errors
+/// On the field.
+pub(super) fn check_beside_checkpoint(
+    written: &serde_json::Map<String, serde_json::Value>,
+    at: &Config,
+    field: &str,
+) -> Result<(), ConfigError> {
+    match written.keys().find(|key| !key.starts_with("checkpoint")) {
+        Some(key) => Err(at.error(
+            &format!("{field}.{key}"),
+            "has no effect with `checkpoint`, a model that was pretrained elsewhere; leave it out",
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Checks that `pretrain` has all required fields, or a checkpoint alone.
 pub(super) fn check_pretrain_fields(
     written: &serde_json::Map<String, serde_json::Value>,
@@ -140,13 +158,7 @@ pub(super) fn check_pretrain_fields(
     field: &str,
 ) -> Result<(), ConfigError> {
     if written.contains_key("checkpoint") {
-        return match written.keys().find(|key| !key.starts_with("checkpoint")) {
-            Some(key) => Err(at.error(
-                &format!("{field}.{key}"),
-                "has no effect with `checkpoint`, a model that was pretrained elsewhere; leave it out",
-            )),
-            None => Ok(()),
-        };
+        return check_beside_checkpoint(written, at, field);
     }
     let absent = PRETRAINING
         .iter()
@@ -197,7 +209,7 @@ pub struct LinearProbe {
     /// Vector that represents the image.
     #[serde(default = "cls")]
     pub pooling: Pooling,
-    /// Epochs of linear warm-up. Default: 10, or a tenth of `epochs` if there are fewer.
+    /// Epochs of linear warm-up. Default: 10, or a tenth of `epochs` if there are fewer than 20.
     #[serde(default = "probe_warmup")]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,
@@ -246,7 +258,7 @@ pub struct FineTune {
     #[serde(default)]
     #[schemars(range(max = MOST_RATE), extend("exclusiveMinimum" = 0))]
     pub from_scratch_base_lr: Option<f64>,
-    /// Epochs of linear warm-up. Default: 5, or a tenth of `epochs` if there are fewer.
+    /// Epochs of linear warm-up. Default: 5, or a tenth of `epochs` if there are fewer than 10.
     #[serde(default = "finetune_warmup")]
     #[schemars(range(min = 0, max = MOST_EPOCHS))]
     pub warmup_epochs: f64,

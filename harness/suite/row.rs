@@ -17,7 +17,7 @@ use super::error::SuiteError;
 use super::expand::{self, MOST_ROWS};
 use super::file::{Baseline, SuiteFile};
 use super::names;
-use super::recipe::{Knn, Recipes, check_pretrain_fields};
+use super::recipe::{Knn, Recipes, check_beside_checkpoint};
 
 /// Name of the row with a random encoder.
 pub(super) const NO_PRETRAINING: &str = "No pretraining";
@@ -447,8 +447,17 @@ fn overridden(
         if !matches!(value.get(section), Some(Value::Object(_))) {
             return Err(at.error(&field, "the suite has no such recipe; expected one of pretrain, knn, linear_probe, attentive_probe, fine_tune, bag_of_tokens that the suite defines"));
         }
+        if section == "fine_tune" && fields.contains_key("from_scratch_base_lr") {
+            return Err(at.error(
+                &format!("{field}.from_scratch_base_lr"),
+                "has no effect on this row, because it is the rate of `No pretraining`; write it in the suite's `fine_tune`, or `base_lr` here",
+            ));
+        }
+        if section == "pretrain" && value[section]["checkpoint"].is_string() {
+            check_beside_checkpoint(fields, at, &field)?;
+        }
         if section == "pretrain" && fields.contains_key("checkpoint") {
-            check_pretrain_fields(fields, at, &field)?;
+            check_beside_checkpoint(fields, at, &field)?;
             // Another file has other prefixes and another training.
             value[section]["checkpoint_prefix"] = Value::Null;
             value[section]["checkpoint_saw_labels"] = Value::Null;

@@ -1,6 +1,7 @@
 //! How far a probe is from its optimum. The history of losses cannot tell: a schedule that ends at rate 0 flattens every curve.
 
 use candle_core::{DType, Tensor};
+use tessera_kernels::ops::matmul;
 
 use super::head::Head;
 use super::steps::{ProbeConfig, ProbeData};
@@ -72,7 +73,7 @@ impl Sums {
         accumulate(&mut self.gradient, &gradient, share)?;
         let ones = Tensor::ones((labels.len(), 1), DType::F32, x.device())?;
         let x = Tensor::cat(&[x, ones], 1)?;
-        accumulate(&mut self.moments, &x.t()?.matmul(&x)?, 1.0 / total as f64)
+        accumulate(&mut self.moments, &matmul(&x.t()?, &x)?, 1.0 / total as f64)
     }
 
     /// Returns the guaranteed fall of the loss.

@@ -3,6 +3,7 @@
 
 use candle_core::Tensor;
 use rand_distr::{Distribution, Normal};
+use tessera_kernels::ops::matmul;
 
 use crate::compute::Compute;
 use crate::error::{Error, Result};
@@ -116,16 +117,15 @@ impl Head {
             .collect();
         let bias = Tensor::from_vec(bias, classes, compute.device())?;
         let scores = Tensor::from_vec(scores, (rows, classes), compute.device())?;
-        let weight = scores.t()?.matmul(x)?;
+        let weight = matmul(&scores.t()?, x)?;
         Ok((loss / rows as f64, [weight, bias]))
     }
 
     fn linear(&self, layer: usize, x: &Tensor) -> Result<Vec<f32>> {
         let [weight, bias] = &self.layers[layer];
         let weight = self.params.get(weight)?.detach();
-        let scores = x
-            .matmul(&weight.t()?)?
-            .broadcast_add(&self.params.get(bias)?.detach())?;
+        let bias = self.params.get(bias)?.detach();
+        let scores = matmul(x, &weight.t()?)?.broadcast_add(&bias)?;
         Ok(scores.flatten_all()?.to_vec1()?)
     }
 

@@ -101,11 +101,21 @@ impl VitConfig {
         self.shard().min(even.max(2))
     }
 
-    /// Returns a checkpoint's metadata: properties that the shapes of its tensors do not determine.
-    pub fn metadata(&self, pooling: &str) -> std::collections::HashMap<String, String> {
+    /// Returns a checkpoint's metadata: properties that the shapes of its tensors do not determine. `saw_labels` is for an encoder without a
+    /// classifier that was trained with labels.
+    pub fn metadata(
+        &self,
+        pooling: &str,
+        saw_labels: bool,
+    ) -> std::collections::HashMap<String, String> {
+        let labels = if saw_labels {
+            r#","saw_labels":true"#
+        } else {
+            ""
+        };
         // A single string keeps the file's bytes independent of the hash map's order.
         let text = format!(
-            r#"{{"variant":"{}","heads":{},"decoder_heads":{},"image_size":{},"patch_size":{},"pooling":"{pooling}","mean":[0.485,0.456,0.406],"std":[0.229,0.224,0.225]}}"#,
+            r#"{{"variant":"{}","heads":{},"decoder_heads":{},"image_size":{},"patch_size":{},"pooling":"{pooling}","mean":[0.485,0.456,0.406],"std":[0.229,0.224,0.225]{labels}}}"#,
             self.preset.name,
             self.preset.heads,
             self.preset.decoder_heads,

@@ -73,7 +73,9 @@ fn submit(bench: &Bench, bin: &Path, args: &[&str]) -> Output {
     ]
     .concat();
     let path = format!("{}:{path}", bin.display());
-    bench.command(&all).env("PATH", path).output().unwrap()
+    let mut command = bench.command(&all);
+    command.env("PATH", path).env("SBATCH_EXPORT", "NONE");
+    command.output().unwrap()
 }
 
 #[test]
@@ -154,7 +156,7 @@ fn a_live_submission_is_not_submitted_again_and_stored_nodes_are_left_out() {
         &bench,
         "sbatch",
         &format!(
-            "echo \"$@\" >>'{0}'; expr 16 + $(wc -l <'{0}')",
+            "echo \"$@\" export=$SBATCH_EXPORT. >>'{0}'; expr 16 + $(wc -l <'{0}')",
             calls.display()
         ),
     );
@@ -170,6 +172,8 @@ fn a_live_submission_is_not_submitted_again_and_stored_nodes_are_left_out() {
     let text = fs::read_to_string(&calls).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].contains("--partition=a b"), "{text}");
+    // It would keep the variables of the submission from the nodes.
+    assert!(lines[0].contains("export=."), "{text}");
     let last = lines.last().unwrap();
     assert!(last.contains("afterany:17,afterany:18"), "{last}");
     let submitted: usize = scripts(&bench.path("out"))

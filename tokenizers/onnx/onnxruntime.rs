@@ -95,10 +95,14 @@ impl Engine for OnnxRuntime {
     }
 
     fn version(&self, file: &[u8], graph: &Checked) -> String {
-        match is_fused_wrongly(file, &graph.output) {
-            true => ", basic optimisation".into(),
-            false => String::new(),
+        let mut text = String::new();
+        if is_fused_wrongly(file, &graph.output) {
+            text.push_str(", basic optimisation");
         }
+        if has_integer_products(file, &graph.output) {
+            text.push_str(if has_vnni() { ", vnni" } else { ", no vnni" });
+        }
+        text
     }
 
     /// A second process may not get the GPU. A run on a GPU opens graphs on the CPU first, when it checks the suite.
@@ -135,6 +139,27 @@ fn is_fused_wrongly(file: &[u8], output: &str) -> bool {
     // The file has been read before, so this does not fail.
     let onnx = Onnx::read(file).unwrap_or_default();
     has_turned_product(&onnx, output)
+}
+
+/// Returns whether a graph has products of 8-bit integers, or operators that ONNX Runtime fuses into such products. They saturate at 16 bits on
+/// processors without VNNI.
+pub(super) fn has_integer_products(file: &[u8], output: &str) -> bool {
+    // The file has been read before, so this does not fail.
+    let onnx = Onnx::read(file).unwrap_or_default();
+    let nodes = onnx.reached(output);
+    let mut operators = nodes.iter().map(|node| node.operator);
+    operators.any(|operator| {
+        let is_own = operator.starts_with('Q') && operator != "QuickGelu";
+        is_own || operator.contains("Integer") || operator.contains("Quantize")
+    })
+}
+
+/// Returns whether this processor has instructions for products of 8-bit integers with sums of 32 bits.
+fn has_vnni() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512vnni") || std::is_x86_feature_detected!("avxvnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
 }
 
 /// A graph, with one session per concurrent call.

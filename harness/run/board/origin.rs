@@ -58,6 +58,12 @@ pub(super) fn recipe_hash(cx: &Context<'_>, row: &Row) -> String {
     if let Some(pretrain) = recipe["recipes"]["pretrain"].as_object_mut() {
         pretrain.remove("checkpoint_saw_labels");
     }
+    // It changes memory and time, but no number.
+    for part in ["pretrain", "fine_tune"] {
+        if let Some(part) = recipe["recipes"][part].as_object_mut() {
+            part.remove("gradient_checkpointing");
+        }
+    }
     // Decoding at a reduced size depends on the largest side that any row reads.
     if let Some(side) = cx.suite.finest {
         recipe["fast_decode"] = json!(side);

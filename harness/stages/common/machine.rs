@@ -72,6 +72,11 @@ impl Machine {
         if let Some(launcher) = &self.launcher {
             all["launcher"] = json!(launcher);
         }
+        let has_gpu = self.launcher.is_some() || self.device == "cuda";
+        // It may give wrong numbers.
+        if has_gpu && defaults::keeps("stream") {
+            all["stream"] = json!("default");
+        }
         all
     }
 

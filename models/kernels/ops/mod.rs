@@ -15,6 +15,7 @@ pub mod kmeans;
 pub mod lars;
 pub mod layer_norm;
 pub mod linear;
+pub mod matmul;
 pub mod patchify;
 pub mod resample;
 pub mod rounding;
@@ -27,6 +28,7 @@ pub use cross_entropy::cross_entropy;
 pub use gather::{gather_rows, restore_patches};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use matmul::matmul;
 
 #[cfg(test)]
 mod tests;

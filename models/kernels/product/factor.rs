@@ -4,6 +4,8 @@
 //! inner index. If the inner index counts rows, pairs of two rows are made first. Sums are f32. The instruction, like AMX, treats subnormal numbers as
 //! zero. On a machine without it, the rounded numbers are multiplied in f32, where sums are rounded in another order.
 
+use gemm::Parallelism;
+
 use super::form::{Form, Packed};
 use super::matrix::{Job, Mat, MatMut, Start};
 use super::multiply::{multiply, new};
@@ -219,7 +221,7 @@ fn in_f32(out: *mut f32, stride: usize, scaled: Scaled<'_>, a: Factor<'_>, b: Fa
     let (mut left, mut right) = (Vec::new(), Vec::new());
     let left = scaled.form.left(a.exact(&mut left));
     let right = scaled.form.right(b.exact(&mut right));
-    multiply(&scaled.job((out, stride), left, right));
+    multiply(&scaled.job((out, stride), left, right), Parallelism::None);
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod x86;
 
 pub use factor::{Factor, has_amx, has_bf16, product_of, product_of_into};
 pub use form::{Form, Packed};
+use gemm::Parallelism;
 use matrix::Job;
 pub use matrix::{Mat, MatMut, Start};
 use multiply::{multiply, new};
@@ -38,23 +39,32 @@ pub use operand::{Operand, Rounding, Rows};
 /// # Panics
 /// If the inner sizes differ.
 pub fn product(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
-    product_from(Start::Zero, a, b)
+    product_from(Start::Zero, a, b, Parallelism::None)
+}
+
+/// As [`product`], on all threads of the current pool.
+///
+/// # Panics
+/// If the inner sizes differ.
+pub fn product_on_all_threads(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    product_from(Start::Zero, a, b, Parallelism::Rayon(0))
 }
 
 /// Returns the row-major sum `start + a b`.
 ///
 /// # Panics
 /// If sizes differ, or if `start` is [`Start::There`]: a new result has no contents.
-fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+fn product_from(start: Start<'_>, a: Mat<'_>, b: Mat<'_>, threads: Parallelism) -> Vec<f32> {
     new(start, a.rows * b.cols, |out| {
-        multiply(&Job {
+        let job = Job {
             a,
             b,
             factor: 1.0,
             start,
             out,
             stride: b.cols,
-        });
+        };
+        multiply(&job, threads);
     })
 }
 
@@ -76,14 +86,15 @@ pub fn add_product(out: MatMut<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
 
 fn into(out: MatMut<'_>, start: Start<'_>, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     assert_eq!((out.rows, out.cols), (a.rows, b.cols), "destination");
-    multiply(&Job {
+    let job = Job {
         a,
         b,
         factor,
         start,
         out: out.data.as_mut_ptr(),
         stride: out.row_stride,
-    });
+    };
+    multiply(&job, Parallelism::None);
 }
 
 #[cfg(test)]
@@ -145,6 +156,44 @@ mod tests {
         of_sizes(|a, b| assert_close(&product(a, b), &loops(a, b)));
     }
 
+    /// `gemm` splits the inner size by the caches of the processor, which keys of results do not know.
+    #[test]
+    fn sums_do_not_depend_on_the_caches_of_the_processor() {
+        for ([m, k, n], chunk) in [
+            ([80, 600, 70], 300),
+            ([3, 768, 100], 384),
+            ([130, 1300, 9], 434),
+            ([2, 3072, 512], 512),
+        ] {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            let mut out = vec![0.0; m * n];
+            for from in (0..k).step_by(chunk) {
+                let inner = chunk.min(k - from);
+                let part = Mat::strided(&a[from..], m, inner, k);
+                let into = MatMut::new(&mut out, m, n);
+                add_product(into, 1.0, part, Mat::new(&b[from * n..], inner, n));
+            }
+            let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
+            assert_eq!(product(a, b), out, "{m}x{k}x{n}");
+            assert_eq!(product_on_all_threads(a, b), out, "{m}x{k}x{n}");
+        }
+        // Of these, `gemm` splits the sums in one way.
+        let (a, b) = (numbers(64 * 600, 1), numbers(600 * 100, 2));
+        let small = (Mat::new(&a, 64, 600), Mat::new(&b, 600, 64));
+        let lines = (Mat::new(&a, 2, 600), Mat::new(&b, 100, 600).t());
+        for (a, b) in [small, lines] {
+            let job = Job {
+                a,
+                b,
+                factor: 1.0,
+                start: Start::Zero,
+                out: std::ptr::null_mut(),
+                stride: b.cols,
+            };
+            assert_eq!(multiply::depth(&job), 600);
+        }
+    }
+
     #[test]
     fn a_product_starts_from_the_given_value() {
         of_sizes(|a, b| {
@@ -156,10 +205,11 @@ mod tests {
                 .zip(rows.map(|(m, r)| m + r))
                 .map(|(e, s)| e + s)
                 .collect();
-            assert_close(&product_from(Start::Sum(&matrix, &row), a, b), &sums);
+            let from = |start| product_from(start, a, b, Parallelism::None);
+            assert_close(&from(Start::Sum(&matrix, &row)), &sums);
             let biased = expected.chunks(b.cols).flat_map(|e| e.iter().zip(&row));
             let biased: Vec<f32> = biased.map(|(e, r)| e + r).collect();
-            assert_close(&product_from(Start::Row(&row), a, b), &biased);
+            assert_close(&from(Start::Row(&row)), &biased);
         });
     }
 
@@ -168,7 +218,7 @@ mod tests {
     fn a_short_bias_is_refused() {
         let numbers = [0.0; 12];
         let (a, b) = (Mat::new(&numbers, 3, 2), Mat::new(&numbers, 2, 4));
-        product_from(Start::Row(&numbers[..3]), a, b);
+        product_from(Start::Row(&numbers[..3]), a, b, Parallelism::None);
     }
 
     #[test]

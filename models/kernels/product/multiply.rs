@@ -4,6 +4,25 @@ use gemm::Parallelism;
 
 use super::matrix::{Job, Mat, Start};
 
+/// Largest inner size of one call. `gemm` splits a larger one by the processor's caches, and the split rounds the sums; this one it never splits.
+const DEPTH: usize = 512;
+
+/// Returns the inner size of each call but the last, so that sums are the same on all machines with one instruction set.
+pub(super) fn depth(job: &Job<'_, Mat<'_>>) -> usize {
+    let Job { a, b, stride, .. } = *job;
+    let (rows, inner, cols) = (a.rows, a.cols, b.cols);
+    // Small results, and those of one row or column: `gemm` splits them without regard to caches, if at all.
+    let of_lines = a.col_stride == 1 && b.row_stride == 1;
+    let is_fixed = rows.max(cols) <= 64
+        || of_lines && (rows * cols <= 256 || rows.min(cols) == 1)
+        || rows == 1 && b.col_stride == 1
+        || cols == 1 && a.row_stride == 1 && stride == 1;
+    match inner > DEPTH && !is_fixed {
+        true => inner.div_ceil(inner.div_ceil(DEPTH)),
+        false => inner,
+    }
+}
+
 /// Returns the `len` numbers that `write` writes to a pointer.
 ///
 /// # Panics
@@ -23,11 +42,11 @@ pub(super) fn new(start: Start<'_>, len: usize, write: impl FnOnce(*mut f32)) ->
     out
 }
 
-/// Computes `job` in f32. Its destination must be initialised only if it is the start.
+/// Computes `job` in f32, with the threads of `parallelism`, which change no number. Its destination must be initialised only if it is the start.
 ///
 /// # Panics
 /// If sizes differ.
-pub(super) fn multiply(job: &Job<'_, Mat<'_>>) {
+pub(super) fn multiply(job: &Job<'_, Mat<'_>>, parallelism: Parallelism) {
     let Job { a, b, start, .. } = *job;
     assert_eq!(a.cols, b.rows, "inner size");
     start.check(a.rows, b.cols);
@@ -46,30 +65,40 @@ pub(super) fn multiply(job: &Job<'_, Mat<'_>>) {
             }
         }
     }
-    #[expect(unsafe_code, reason = "gemm takes pointers and strides")]
-    // SAFETY: the last element of each operand lies inside its slice (`check`; `t` preserves this). The private callers pass
-    // an exclusive destination of `a.rows` rows of `b.cols` numbers, which is read only where it has been written.
-    unsafe {
-        gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
-            job.out,
-            1,
-            job.stride as isize,
-            !matches!(start, Start::Zero),
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            job.factor,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+    let depth = depth(job);
+    let (mut from, mut adds) = (0, !matches!(start, Start::Zero));
+    loop {
+        let inner = depth.min(a.cols - from);
+        #[expect(unsafe_code, reason = "gemm takes pointers and strides")]
+        // SAFETY: the last element of each operand lies inside its slice (`check`; `t` preserves this), and `from + inner` is at most the
+        // inner size. The private callers pass an exclusive destination of `a.rows` rows of `b.cols` numbers, which is read only where it has
+        // been written.
+        unsafe {
+            gemm::gemm(
+                a.rows,
+                b.cols,
+                inner,
+                job.out,
+                1,
+                job.stride as isize,
+                adds,
+                a.data.as_ptr().wrapping_add(from * a.col_stride),
+                a.col_stride as isize,
+                a.row_stride as isize,
+                b.data.as_ptr().wrapping_add(from * b.row_stride),
+                b.col_stride as isize,
+                b.row_stride as isize,
+                1.0,
+                job.factor,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+        (from, adds) = (from + inner, true);
+        if from == a.cols {
+            return;
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of graphs that rten refuses.
 
 use super::*;
+use crate::onnx::onnxruntime::has_integer_products;
 
 /// Returns the images as integers, multiplied by `factor` modulo 1024.
 fn hashed(factor: TensorProto) -> Vec<u8> {
@@ -131,6 +132,14 @@ fn operators_whose_results_depend_on_the_machine_are_refused() {
         ];
         let file = graph(nodes, Vec::new(), DataType::FLOAT);
         refused(&file, &[operator, "ONNX Runtime", "the float graph"]);
+        assert!(has_integer_products(&file, "out"));
+    }
+    // ONNX Runtime fuses the products between these.
+    let file = alone("QuantizeLinear", &["images"], &[], Vec::new());
+    assert!(has_integer_products(&file, "out"));
+    for float in ["Relu", "QuickGelu"] {
+        let file = alone(float, &["images"], &[], Vec::new());
+        assert!(!has_integer_products(&file, "out"));
     }
 }
 
