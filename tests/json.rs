@@ -319,3 +319,17 @@ fn the_memory_of_a_bag_of_unknown_codes_is_that_of_equally_frequent_ones() {
     let (many, one) = (memory(1_000_000), memory(1));
     assert!(many - one < 63_450.0 * 80.0 * 12.0, "{many} {one}");
 }
+
+/// `\u{202a}` is no escape of JSON. Windows puts the character before copied paths.
+#[test]
+fn documents_with_names_that_command_a_terminal_are_json() {
+    let bench = Bench::new(HEAD);
+    let name = "a\u{202a}b\u{85}";
+    let run = bench.path("runs").join(name);
+    std::fs::create_dir_all(&run).unwrap();
+    std::fs::write(run.join("results.csv"), "no run").unwrap();
+    let (_, runs) = document(&bench, &["runs"]);
+    assert!(runs.to_string().contains(name), "{runs}");
+    let said = bench.bench(&["runs", "--json"]).stdout;
+    assert!(!String::from_utf8(said).unwrap().contains('\u{202a}'));
+}

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
 
-use common::{Bench, error};
+use common::{Bench, HEAD, ROWS, error};
 use tessera_reports::Record;
 
 /// A folder with two files of results; those of `worse` are worse.
@@ -213,4 +213,32 @@ fn notes_of_several_runs_say_of_which_run_they_are() {
     let of = |which: &str| format!("- {which}: Every row was pretrained");
     assert!(note("plain", "fixed").starts_with(&of("Added run 1")));
     assert!(note("fixed", "plain").starts_with(&of("This run")));
+}
+
+#[test]
+fn options_of_a_report_without_effect_are_refused() {
+    let bench = Bench::whole();
+    for option in ["--tables=99", "--with=nowhere"] {
+        let args = ["report", "--paper", "figures", option];
+        bench.refused(&args, &["cannot be used with"]);
+    }
+}
+
+/// It was a folder of that name.
+#[test]
+fn a_store_in_the_home_folder_is_there() {
+    let bench = Bench::whole();
+    let mut list = bench.command(&["store", "ls"]);
+    list.env("TESSERA_STORE", "~/s").env("HOME", "/nowhere");
+    let said = list.output().unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("/nowhere/s (no such folder)"), "{said}");
+}
+
+/// It showed one fit.
+#[test]
+fn a_suite_that_only_scores_shows_the_fits_of_its_run() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}"));
+    let shown = bench.fine(&["validate", "suite.yaml", "--resolved"]);
+    assert!(shown.contains("fit_seeds:\n- 0\n- 1\n- 2\n"), "{shown}");
 }

@@ -45,7 +45,7 @@ pub enum Verb {
         #[arg(long, value_name = "RUN", value_parser = path())]
         with: Vec<PathBuf>,
         /// Draw the paper's Figures 3 and 4 from its Table 7 into this folder
-        #[arg(long, value_name = "DIR", conflicts_with = "run", value_parser = path())]
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["run", "tables", "with"], value_parser = path())]
         paper: Option<PathBuf>,
     },
     /// Compare a run with an older one: which metrics changed, by how much, and their standard errors; exit status 1 on a regression

@@ -106,7 +106,7 @@ pub fn json(plan: &DryRun, suite: &str) -> Result<(), Failure> {
         "limits": plan.limits,
         "cost": PlannedCost::from(sum),
     });
-    Ok(put!("{text:#}")?)
+    Ok(document!(text)?)
 }
 
 /// Returns the cost of the stages of a row that are not stored.

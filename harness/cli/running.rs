@@ -470,7 +470,7 @@ pub fn tell(told: &AtomicUsize, done: usize, total: usize, note: &str) {
 }
 
 /// More than the cores of any machine; each thread has a stack and buffers.
-const MOST_THREADS: usize = 1024;
+pub const MOST_THREADS: usize = 1024;
 
 /// Refuses an argument above a limit.
 pub fn at_most(name: &str, found: Option<usize>, most: usize) -> Result<(), Failure> {

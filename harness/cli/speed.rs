@@ -4,8 +4,8 @@ use crate::registry::Registry;
 
 use super::args::SpeedOptions;
 use super::failure::Failure;
-use super::running;
 use super::setup_args::Device;
+use super::{running, terminal};
 use crate::run::environment;
 use crate::speed::{self, CASES, Measured, Options};
 use crate::stages::common::machine::{Machine, architecture};
@@ -120,7 +120,7 @@ fn ledger(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
 
 fn line(measured: &Measured, json: bool) -> Result<(), String> {
     match serde_json::to_string(measured) {
-        Ok(line) if json => put!("{line}"),
+        Ok(line) if json => terminal::json(&line),
         _ => put!(
             "{:<18} {:<14} {:>12.4} {}{}",
             measured.case,

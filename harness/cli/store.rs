@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
+use tessera_tokenizers::Config;
+
 use super::args::StoreVerb;
 use super::failure::Failure;
 use crate::store;
@@ -12,7 +15,7 @@ pub fn folder(argument: Option<&Path>) -> PathBuf {
     let variable = std::env::var_os("TESSERA_STORE").filter(|v| !v.is_empty());
     argument
         .map(Path::to_owned)
-        .or_else(|| variable.map(PathBuf::from))
+        .or_else(|| variable.map(|path| Config::from_value(Value::Null).resolve_path(path)))
         .unwrap_or_else(|| Path::new("runs").join(".store"))
 }
 

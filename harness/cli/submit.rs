@@ -39,6 +39,7 @@ pub fn submit(options: &SubmitOptions, registry: &Registry) -> Result<(), Failur
     let scheduler = Scheduler::from(options.to);
     scheduler.check(&options.options)?;
     running::checkpoint_every(options.checkpoint_every.unwrap_or_default())?;
+    running::at_most("--workers", options.workers, running::MOST_THREADS)?;
     lookup::check(&options.setup, true)?;
     let gpu = device(options)?;
     let program = program(options, gpu.0)?;

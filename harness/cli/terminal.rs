@@ -1,6 +1,7 @@
 //! Standard output and standard error. Unlike `println!`, a closed reader or a full disk neither panics nor ends a run, and names in a
 //! line cannot command the terminal.
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
@@ -12,6 +13,13 @@ use tessera_reports::{printable, wrapped};
 macro_rules! put {
     ($($text:tt)*) => {
         $crate::cli::terminal::output(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+
+/// Writes a JSON document to standard output: `document!(value)?`.
+macro_rules! document {
+    ($value:expr) => {
+        $crate::cli::terminal::json(&format!("{:#}", $value))
     };
 }
 
@@ -43,6 +51,27 @@ pub fn streams() -> Vec<File> {
 /// If the text cannot be written.
 pub fn output(text: Arguments<'_>) -> Result<(), String> {
     is_written(io::stdout().write_all(printable(&text.to_string()).as_bytes()))
+}
+
+/// Writes a JSON document. What would command a terminal is escaped as JSON escapes it, so every parser reads it.
+///
+/// # Errors
+/// As for [`output`].
+pub fn json(text: &str) -> Result<(), String> {
+    is_written(io::stdout().write_all(escaped(text).as_bytes()))
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        match printable(c.encode_utf8(&mut [0; 4])) {
+            Cow::Borrowed(_) => out.push(c),
+            // All are below U+10000.
+            Cow::Owned(_) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+        }
+    }
+    out.push('\n');
+    out
 }
 
 /// As [`output`]; on a terminal, long lines are folded. Without one, a line stays whole for programs that read it.
@@ -108,7 +137,23 @@ pub fn error(text: Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::folded;
+    use super::{escaped, folded};
+
+    /// `\u{202a}` is no escape of JSON.
+    #[test]
+    fn names_that_command_a_terminal_stay_json() {
+        let name = "a\u{202a}b\u{7f}\u{85}\"\n\u{1b}é";
+        let document = serde_json::json!({ "name": name });
+        let text = escaped(&format!("{document:#}"));
+        assert!(
+            text.contains(r#"a\u202ab\u007f\u0085\"\n\u001bé"#),
+            "{text}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            document
+        );
+    }
 
     #[test]
     fn long_lines_are_folded_below_their_last_column() {

@@ -26,7 +26,7 @@ pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failu
         Err(error) => {
             // A signal says nothing about the suite.
             if wish.json && !is_interruption(&format!("{error:#}")) {
-                put!("{:#}", refusal(&error))?;
+                document!(refusal(&error))?;
             }
             return Err(error.into());
         }
@@ -36,8 +36,8 @@ pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failu
             let text = suite.resolved_text(registry)?;
             terminal::output(format_args!("{text}"))?;
         }
-        (true, true) => put!("{:#}", suite.resolved_value(registry))?,
-        (false, true) => put!("{:#}", document(path, &suite, &found, registry))?,
+        (true, true) => document!(suite.resolved_value(registry))?,
+        (false, true) => document!(document(path, &suite, &found, registry))?,
         (false, false) => print(path, &suite, &found, registry)?,
     }
     Ok(())
@@ -47,6 +47,9 @@ pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failu
 fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite, Survey)> {
     let mut suite = Suite::load(&wish.suite, &wish.set, registry)?;
     let train = suite.file.pretrain.is_some();
+    if !train {
+        suite.score_only();
+    }
     let programs = allowed(wish.no_programs, false);
     check(&mut suite, registry, train, (false, programs))?;
     if wish.resolved {

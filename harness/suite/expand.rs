@@ -211,10 +211,10 @@ pub fn sweep(
         if key.split('.').count() > yaml::LEVELS {
             return Err((field(), yaml::too_deep()));
         }
-        let mut steps = key.split('.');
-        if let Some(found) = steps.try_fold(with, |at, step| at.get(step)) {
+        if let Some((there, found)) = rows.iter().find_map(|(_, with)| occupied(with, key)) {
             let message = format!(
-                "found `with.{key}` beside it, {found}, which no row would have; expected one of them; remove it from `with`"
+                "found `with.{there}` beside it, {found}, which no row would have; expected one of them; remove it from `with`, or the other \
+                 key from `sweep`"
             );
             return Err((field(), message));
         }
@@ -232,6 +232,19 @@ pub fn sweep(
         rows = next;
     }
     Ok(rows)
+}
+
+/// Returns what [`set_nested`] would replace, and its key: the value of `key`, or one on the way to it that is no mapping.
+fn occupied(with: &Value, key: &str) -> Option<(String, Value)> {
+    let (mut at, mut way) = (with, Vec::new());
+    for step in key.split('.') {
+        if !at.is_object() && !at.is_null() {
+            break;
+        }
+        at = at.get(step)?;
+        way.push(step);
+    }
+    Some((way.join("."), at.clone()))
 }
 
 /// Sets `key` of `with`, which may be dotted: `features.normalize`.
@@ -362,6 +375,22 @@ mod tests {
                 "{message}"
             );
         }
+        // A later key lost the values of an earlier one, and rows had names of values that they did not have.
+        for (keys, there) in [
+            (
+                json!({"features.normalize": ["none"], "features": [{"kind": "pixels"}]}),
+                "features",
+            ),
+            (json!({"a": [1, 2], "a.b": [3]}), "a"),
+            (json!({"a": [{"b": 1}], "a.b": [3]}), "a.b"),
+        ] {
+            let error = sweep("K", &json!({}), keys.as_object().unwrap()).unwrap_err();
+            let said = format!("found `with.{there}` beside it");
+            assert!(error.1.contains(&said), "{}", error.1);
+        }
+        let keys = json!({"a": [{"b": 1}], "a.c": [3]});
+        let rows = sweep("K", &json!({}), keys.as_object().unwrap()).unwrap();
+        assert_eq!(rows[0].1, json!({"a": {"b": 1, "c": 3}}));
         let many = Vec::from_iter(0..40);
         let keys = json!({"a": many, "b": many, "c": many, "d": many, "e": many});
         let error = sweep("K", &json!({}), keys.as_object().unwrap()).unwrap_err();

@@ -462,6 +462,11 @@ const FIT_SEEDS: [u64; 3] = [0, 1, 2];
 fn resolved(file: &SuiteFile, fit_seeds: &[u64], rows: &[Row]) -> Value {
     let mut value = json!(file);
     value["fit_seeds"] = json!(fit_seeds);
+    let pretrain = value["pretrain"].as_object_mut();
+    if let Some(pretrain) = pretrain.filter(|fields| fields["checkpoint"].is_string()) {
+        // The others have no effect and are not read again.
+        pretrain.retain(|key, _| key.starts_with("checkpoint"));
+    }
     let tokenizers: Vec<Value> = rows.iter().filter_map(Row::resolved).collect();
     value["tokenizers"] = Value::Array(tokenizers);
     value

@@ -397,8 +397,8 @@ fn entry_rows(
         Value::Null => json!({}),
         with => with,
     };
-    let written = entry.overrides;
-    let recipes = overridden(&written, file, at)?;
+    let mut written = entry.overrides;
+    let recipes = overridden(&mut written, file, at)?;
     let checkpoint = recipes
         .pretrain
         .as_ref()
@@ -432,9 +432,10 @@ fn entry_rows(
     Ok(())
 }
 
-/// Returns the suite's recipes with `override:` merged in.
+/// Returns the suite's recipes with `override:` merged in. Adds a warm-up that follows from the epochs of the row to its overrides, because the
+/// resolved suite states the one of the suite.
 fn overridden(
-    overrides: &Map<String, Value>,
+    overrides: &mut Map<String, Value>,
     file: &SuiteFile,
     at: &Config,
 ) -> Result<Recipes, ConfigError> {
@@ -463,7 +464,7 @@ fn overridden(
             value[section]["checkpoint_saw_labels"] = Value::Null;
             value[section]["checkpoint_scale"] = Value::Null;
         }
-        for (key, new) in fields {
+        for (key, new) in fields.iter() {
             if section == "pretrain" && key == "augment" {
                 return Err(at.error(
                     &field,
@@ -477,7 +478,9 @@ fn overridden(
         let follows = !stated && file.warmed.contains(&section.as_str());
         let epochs = fields.get("epochs").and_then(Value::as_f64);
         if let Some(epochs) = epochs.filter(|_| follows) {
-            value[section]["warmup_epochs"] = json!(defaults::warmup(section, epochs));
+            let warmup = json!(defaults::warmup(section, epochs));
+            value[section]["warmup_epochs"] = warmup.clone();
+            fields.insert("warmup_epochs".into(), warmup);
         }
     }
     let merged = at.at(value, at.field("override"));

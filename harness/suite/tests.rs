@@ -4,6 +4,7 @@ use super::row::NO_PRETRAINING;
 use super::*;
 use tessera_models::Precision;
 
+mod resolved;
 mod steps;
 
 const BASE: &str = "version: 1

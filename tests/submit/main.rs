@@ -254,6 +254,12 @@ fn a_refused_job_cancels_the_others_and_options_of_the_graph_are_refused() {
     assert!(!bench.path("out/submit/jobs.json").exists());
     let output = submit(&bench, &bin, &["--to", "slurm", "--", "--array=1"]);
     assert_eq!(output.status.code(), Some(2));
+    let output = submit(&bench, &bin, &["--to", "slurm", "--workers", "99999"]);
+    assert!(
+        error(&output).contains("--workers 99999: expected at most 1024"),
+        "{}",
+        error(&output)
+    );
     let output = submit(&bench, &bin, &["--to", "hq", "--", "--cpus=1"]);
     assert!(error(&output).contains("NAME=AMOUNT"), "{}", error(&output));
 }
