@@ -50,6 +50,43 @@ fn each_run_has_the_binomial_error_of_its_own_images() {
     }
 }
 
+/// Five images that differ have p = 1/16 and an error of half of the difference: rounding said that some are a regression.
+#[test]
+fn rounding_decides_no_verdict() {
+    let n = 3925;
+    let percent = |right: u32| 100.0 * f64::from(right) / f64::from(n);
+    let run = |right: u32| {
+        let mut run = seeds(&[percent(right)], &[percent(right)]);
+        run.records[0].n_val = n as usize;
+        let right = (0..n).map(|image| image < right).collect();
+        let (tokenizer, seed) = ("K".into(), 0);
+        let one = Predicted {
+            tokenizer,
+            seed,
+            right,
+        };
+        run.predicted = BTreeMap::from([("lp", vec![one])]);
+        run
+    };
+    let se = of(
+        &regression(&run(1863), &run(1858), &Gate::default()),
+        "lp_top1",
+    )
+    .se;
+    let lost = |right: u32, images: u32, se, tolerance| {
+        let pair = (percent(right), percent(right - images));
+        verdict(Better::Higher, false, pair, se, tolerance)
+    };
+    let tolerance = Some(percent(39));
+    for right in 5..=n {
+        assert_eq!(lost(right, 5, se, None), Verdict::Same, "{right}");
+    }
+    for right in 40..=n {
+        assert_eq!(lost(right, 39, None, tolerance), Verdict::Same, "{right}");
+        assert_eq!(lost(right, 40, None, tolerance), Verdict::Worse, "{right}");
+    }
+}
+
 #[test]
 fn rows_and_seeds_that_only_the_new_run_has_are_named() {
     let old = side(vec![record("K", 0, 60.0)], None);
