@@ -7,7 +7,7 @@ use super::about::TableContext;
 use super::remarks;
 use super::rows::{Row, base_of};
 use super::told::{Settings, by_frequency};
-use crate::columns::Record;
+use crate::columns::{Comparison, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
 use crate::paired::SIGNIFICANT;
 use crate::paper::{CLOSEST_T, closest_reading};
@@ -138,7 +138,12 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
     let others = cx.others.iter().flat_map(|run| &run.comparisons);
     let over = cx.comparisons.iter().chain(others);
     let over = over.filter(|c| c.seed.is_none());
-    let seeds: BTreeSet<usize> = over.map(|c| c.seeds).collect();
+    let of_encoder = |c: &&Comparison| {
+        let mut all = EVALUATIONS.iter();
+        all.all(|e| e.of_encoder || e.key != c.evaluation)
+    };
+    let (trained, bags): (Vec<&Comparison>, Vec<_>) = over.partition(of_encoder);
+    let seeds: BTreeSet<usize> = trained.iter().map(|c| c.seeds).collect();
     let of_runs = match cx.others.is_empty() {
         true => "",
         false => " of each run",
@@ -149,18 +154,30 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
         .map(usize::to_string)
         .collect();
     let mut notes = String::new();
-    if !several.is_empty() {
+    if !several.is_empty() || !bags.is_empty() {
+        let of = match several.is_empty() {
+            true => String::new(),
+            false => format!(
+                " of the mean difference over {} seeds",
+                several.join(" or ")
+            ),
+        };
         let _ = write!(
             notes,
-            " *: p < {SIGNIFICANT}, exact sign-flip test over the validation images of the mean difference over {} seeds, Holm over the rows{of_runs}, and a 95 % interval \
+            " *: p < {SIGNIFICANT}, exact sign-flip test over the validation images{of}, Holm over the rows{of_runs}, and a 95 % interval \
              without 0 (`comparisons.csv`{of_runs}).",
-            several.join(" or ")
         );
     }
     if seeds.contains(&1) {
         notes.push_str(
             " Differences of one seed have no marks: a test on the images (McNemar's, in `comparisons.csv`) compares two trained models and \
              not their tokenizers, because it leaves out the variation between seeds.",
+        );
+    }
+    if !bags.is_empty() {
+        notes.push_str(
+            " A bag of tokens is the same for every seed and has marks only between rows without a fitted or drawn codebook, because a test on the \
+             images leaves out the variation between fits.",
         );
     }
     if let Some(note) = remarks::not_tested(true, rows, cx).footnote(rows) {

@@ -1,3 +1,4 @@
+mod bags;
 mod runs;
 
 use super::*;
