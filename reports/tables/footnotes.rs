@@ -41,10 +41,11 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     notes.extend(deltas.then(|| against(rows, cx)).flatten());
     let on_origin = [remarks::of_checkpoints(), remarks::labelled()];
     notes.extend(on_origin.iter().filter_map(|remark| remark.footnote(rows)));
-    let of_rows = |(name, _): &&(String, String)| rows.iter().any(|row| row.name == *name);
-    let overrides = cx.overrides.iter().filter(of_rows);
-    notes.extend(overrides.map(|(name, what)| format!("{name}: {what}.")));
     let settings = Settings::of(rows);
+    for row in rows {
+        let overrides = cx.overrides_of(row);
+        notes.extend(overrides.map(|what| format!("{}: {what}.", settings.label(row))));
+    }
     for row in rows.iter().filter(|r| r.status() != "ok") {
         let name = settings.label(row);
         notes.push(format!("{name}: {} {}", row.status(), row.error()));
