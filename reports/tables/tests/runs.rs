@@ -420,6 +420,56 @@ fn overrides(what: &str) -> Vec<(String, String)> {
     vec![("K".into(), what.into())]
 }
 
+/// The row stayed failed and empty, and its results in the other run were left out.
+#[test]
+fn a_finished_row_takes_the_place_of_one_that_an_earlier_run_has_not_finished() {
+    for status in ["failed", "pending"] {
+        let mut records = two(|r| r.tcas = Some(0.5));
+        for record in &mut records[2..4] {
+            (record.lp_top1, record.ft_top1) = (None, None);
+            record.status = status.into();
+        }
+        let null = |record, null| {
+            let row = MetricRow {
+                tokenizer: "K".into(),
+                metric: "tcas".into(),
+                se: Some(0.0),
+                null_mean: Some(null),
+                null_se: Some(0.25),
+                ..MetricRow::default()
+            };
+            (record, vec![row])
+        };
+        let cx = TableContext {
+            metrics: [null(&records[2], 0.9), null(&records[6], 0.8)]
+                .into_iter()
+                .collect(),
+            overrides: overrides("a = 1"),
+            ..TableContext::default()
+        };
+        let second = OtherRun {
+            comparisons: vec![tested(2, 0.01)],
+            overrides: overrides("b = 2"),
+            ..OtherRun::default()
+        };
+        let found = beside(&records, cx, second).markdown;
+        for part in ["70.5 ± 0.7", "+40.0*", "- K: b = 2.", "K (0.300 ± 0.250)"] {
+            assert!(found.contains(part), "{part}: {found}");
+        }
+        assert!(
+            !found.contains("a = 1") && !found.contains(status),
+            "{found}"
+        );
+        let note = left_out(&records).unwrap();
+        let (left, taken) = note.split_once(" Taken from a later run").unwrap();
+        assert!(left.contains("Identity function (MAE), seed 1,") && !left.contains("K, seed"));
+        assert!(
+            taken.contains("K, seed 0,") && taken.contains("K, seed 1,"),
+            "{note}"
+        );
+    }
+}
+
 /// Those of an added run were dropped, and overrides of the first stood under both rows of a name.
 #[test]
 fn overrides_and_risen_losses_are_those_of_the_rows_own_run() {
