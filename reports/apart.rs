@@ -7,8 +7,9 @@ use serde_json::Value;
 use crate::columns::Record;
 use crate::evaluations::is_trained;
 
-/// What tells rows of one name apart: suite, recipe, images, what the tokenizer and the encoder are made from, and how their numbers are computed.
-pub type RowId = [String; 10];
+/// What tells rows of one name apart: suite, recipe, images, what the tokenizer and the encoder are made from, how their numbers are computed, and
+/// the status, because tables take a row that one run has not finished from another.
+pub type RowId = [String; 11];
 
 impl Record {
     /// Returns what tells rows of one name apart.
@@ -24,6 +25,7 @@ impl Record {
             &self.engine,
             &self.dtype,
             &self.fit_seeds,
+            &self.status,
         ];
         all.map(String::clone)
     }

@@ -250,14 +250,16 @@ fn verdict(
     tolerance: Option<f64>,
 ) -> Verdict {
     let difference = new - old;
-    if difference.abs() <= ROUNDING * old.abs().max(new.abs()) {
+    let rounding = ROUNDING * old.abs().max(new.abs());
+    if difference.abs() <= rounding {
         return Verdict::Same;
     }
     let limit = match (tolerance, se) {
         (None, None) => return Verdict::Unknown,
         (tolerance, se) => tolerance.unwrap_or(0.0).max(2.0 * se.unwrap_or(0.0)),
     };
-    if difference.abs() <= limit {
+    // Where the limit equals the difference, the last bit must not decide.
+    if difference.abs() <= limit + rounding {
         return Verdict::Same;
     }
     let worse = match better {

@@ -1,6 +1,6 @@
 //! The paper's printed numbers (`paper/*.csv`), matched with rows of a suite by name.
 //!
-//! Tables show them only for the suites that repeat the paper's settings on ImageNet, and never as a difference, because no
+//! Tables show them only where a suite repeats the paper's settings on ImageNet, and never as a difference, because no
 //! public implementation shows which form of TCAS the paper computed.
 
 use serde::Deserialize;
@@ -8,22 +8,42 @@ use serde::Deserialize;
 use crate::column::{Measured, from_csv};
 use crate::columns::Record;
 
-/// Suites that repeat the paper's settings, with the name of the dataset in the paper.
-const SUITES: &[(&str, &str)] = &[
-    ("imagenet100", "ImageNet-100"),
-    ("ablation-k", "ImageNet-100"),
-    ("ablation-epochs", "ImageNet-100"),
-    ("imagenet1k", "ImageNet-1K"),
+/// A dataset of the paper: its name there, and its classes.
+type Dataset = (&'static str, usize);
+
+const IMAGENET_100: Dataset = ("ImageNet-100", 100);
+const IMAGENET_1K: Dataset = ("ImageNet-1K", 1000);
+
+/// Suites that repeat the paper's settings.
+const SUITES: &[(&str, Dataset)] = &[
+    ("imagenet100", IMAGENET_100),
+    ("ablation-k", IMAGENET_100),
+    ("ablation-epochs", IMAGENET_100),
+    ("imagenet1k", IMAGENET_1K),
 ];
+
+/// Sides of the paper's images and patches.
+const SIDES: (usize, usize) = (224, 16);
+
+/// Epochs of the paper's pretraining, except in Table 6.
+const EPOCHS: usize = 200;
 
 /// Temperature of the `tcas_sharp` that is closest to the paper's TCAS column (docs/metrics.md). No other reading of equation 8 comes near it.
 pub const CLOSEST_T: f64 = 0.0025;
 
 /// Returns the closest reading of the paper's TCAS, in suites on its dataset.
 pub fn closest_reading(record: &Record) -> Option<f64> {
-    let (_, dataset) = SUITES.iter().find(|(suite, _)| *suite == record.suite)?;
-    let reading = *dataset == "ImageNet-100" && record.tcas_sharp_t == Some(CLOSEST_T);
+    let reading = dataset(record)? == IMAGENET_100.0 && record.tcas_sharp_t == Some(CLOSEST_T);
     record.tcas_sharp.filter(|_| reading)
+}
+
+/// Returns the name of the paper's dataset if the record is of a suite that repeats the paper. `--set` may have changed everything but the suite's name.
+fn dataset(record: &Record) -> Option<&'static str> {
+    let (_, (name, classes)) = SUITES.iter().find(|(suite, _)| *suite == record.suite)?;
+    // Older files do not state the classes.
+    let has_classes = [0, *classes].contains(&record.n_classes);
+    let has_sides = (record.image_size, record.patch_size) == SIDES;
+    (has_classes && has_sides).then_some(name)
 }
 
 /// The paper's files by table.
@@ -80,19 +100,25 @@ pub fn rows(table: u32) -> Vec<PaperRow> {
         .unwrap_or_default()
 }
 
-/// Returns the row of the paper's table for `record`'s row.
+/// Returns the row of the paper's table for `record`'s row, without accuracies if it is not pretrained as long as the paper's.
 pub fn printed(table: u32, record: &Record) -> Option<PaperRow> {
-    let (_, dataset) = SUITES.iter().find(|(suite, _)| *suite == record.suite)?;
+    let dataset = dataset(record)?;
     let is_row = |row: &PaperRow| is_row(row, table, record, dataset);
-    rows(table).into_iter().find(is_row)
+    let row = rows(table).into_iter().find(is_row)?;
+    let as_long = record.pretrain_epochs == Some(row.epochs.unwrap_or(EPOCHS));
+    Some(PaperRow {
+        lp_acc: row.lp_acc.filter(|_| as_long),
+        ft_acc: row.ft_acc.filter(|_| as_long),
+        ..row
+    })
 }
 
 fn is_row(row: &PaperRow, table: u32, record: &Record, dataset: &str) -> bool {
     // Tables without these columns are for ImageNet-100 with ViT-S, except the table on longer training.
     let (its_dataset, its_backbone) = match table {
-        6 => ("ImageNet-1K", "ViT-B"),
+        6 => (IMAGENET_1K.0, "ViT-B"),
         _ => (
-            row.dataset.as_deref().unwrap_or("ImageNet-100"),
+            row.dataset.as_deref().unwrap_or(IMAGENET_100.0),
             row.backbone.as_deref().unwrap_or("ViT-S"),
         ),
     };
@@ -137,7 +163,7 @@ fn is_same(row: &PaperRow, record: &Record, dataset: &str) -> bool {
     }
     // Defaults of the paper: 50 clusters on pixels, 100 on features; 100 passes, 10 on ImageNet-1K.
     let size = size.unwrap_or(if paper == "k-means pixel" { 50 } else { 100 });
-    let passes = if dataset == "ImageNet-1K" { 10 } else { 100 };
+    let passes = if dataset == IMAGENET_1K.0 { 10 } else { 100 };
     record.codebook_size == Some(size)
         && record.kmeans_epochs == Some(row.kmeans_epochs.unwrap_or(passes))
 }
@@ -153,6 +179,10 @@ mod tests {
             backbone: "S".into(),
             codebook_size: k,
             kmeans_epochs: epochs,
+            image_size: 224,
+            patch_size: 16,
+            n_classes: 100,
+            pretrain_epochs: Some(200),
             ..Record::default()
         }
     }
@@ -194,6 +224,7 @@ mod tests {
         let base = |suite: &str, epochs| Record {
             suite: suite.into(),
             backbone: "B".into(),
+            n_classes: if suite == "imagenet1k" { 1000 } else { 100 },
             pretrain_epochs: Some(epochs),
             ..record("Identity function (MAE)", None, None)
         };
@@ -207,8 +238,47 @@ mod tests {
             ),
             (Some(68.0), None)
         );
-        let vqgan = record("VQGAN, K=16384", Some(16384), None);
-        assert_eq!(printed(2, &vqgan).unwrap().tcas, Some(0.73));
+        let vqgan = |k| record(&format!("VQGAN, K={k}"), Some(k), None);
+        assert_eq!(printed(2, &vqgan(16384)).unwrap().tcas, Some(0.73));
+        // The paper has no accuracy of this size.
+        assert_eq!(
+            (lp(1, &vqgan(1024)), lp(1, &vqgan(16384))),
+            (Some(44.3), None)
+        );
+    }
+
+    /// A suite of this name on other images or with shorter pretraining had the paper's numbers.
+    #[test]
+    fn a_suite_with_other_images_or_epochs_does_not_repeat_the_paper() {
+        let own = Record {
+            tcas_sharp: Some(0.51),
+            tcas_sharp_t: Some(CLOSEST_T),
+            ..record("K-means Pixel, K=50", Some(50), Some(100))
+        };
+        let found = |change: fn(&mut Record)| {
+            let mut record = own.clone();
+            change(&mut record);
+            let tcas = printed(7, &record).and_then(|row| row.tcas);
+            (lp(1, &record), tcas, closest_reading(&record))
+        };
+        let whole = (Some(52.7), Some(0.56), Some(0.51));
+        assert_eq!(found(|_| ()), whole);
+        assert_eq!(found(|r| r.n_classes = 0), whole);
+        let others: [fn(&mut Record); 3] = [
+            |r| r.n_classes = 10,
+            |r| r.image_size = 32,
+            |r| r.patch_size = 4,
+        ];
+        for other in others {
+            assert_eq!(found(other), (None, None, None));
+        }
+        let without: [fn(&mut Record); 2] = [
+            |r| r.pretrain_epochs = Some(10),
+            |r| r.pretrain_epochs = None,
+        ];
+        for shorter in without {
+            assert_eq!(found(shorter), (None, Some(0.56), Some(0.51)));
+        }
     }
 
     #[test]

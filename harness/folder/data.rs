@@ -12,7 +12,7 @@ use tessera_reports::paired::compare;
 use tessera_reports::recipes::Parts;
 use tessera_reports::{
     Column, Comparison, CostRow, HistoryRow, MetricRow, OtherRun, Predicted, Record, TableContext,
-    baseline, notes, worse_than_a_guess,
+    baseline, notes, risen_rows, worse_than_a_guess,
 };
 
 use super::layout::{LABELS, METRICS, RESULTS, SKIPPED};
@@ -162,12 +162,21 @@ impl RunData {
             .collect()
     }
 
-    /// Returns the rows and their comparisons, for a table of a run that names this baseline.
+    /// Returns the rows and what is said of them, for a table of a run that names this baseline.
     pub fn beside(&self, named: Option<&str>) -> OtherRun {
         OtherRun {
             rows: self.records.iter().map(Record::row_id).collect(),
             comparisons: self.comparisons_with(named),
+            overrides: self.overrides(),
+            risen: self.risen(),
         }
+    }
+
+    /// Returns the rows whose pretraining has not lowered its loss.
+    pub fn risen(&self) -> Vec<String> {
+        let losses = self.losses();
+        let rows = risen_rows(&losses).map(|(row, ..)| row.to_owned());
+        rows.collect()
     }
 
     /// Returns the data of the figures.
@@ -233,25 +242,30 @@ impl RunData {
 
     /// Returns the data of tables besides the records.
     pub fn table_context(&self, comparisons: Vec<Comparison>) -> TableContext {
-        let suite = &self.suite;
-        let mut cx = TableContext {
-            baseline: suite["baseline"].as_str().map(str::to_owned),
+        TableContext {
+            baseline: self.suite["baseline"].as_str().map(str::to_owned),
             comparisons,
             metrics: self.metrics_of_records().collect(),
+            overrides: self.overrides(),
+            notes: self.notes(),
             ..TableContext::default()
-        };
-        for entry in suite["tokenizers"].as_array().into_iter().flatten() {
+        }
+    }
+
+    /// Returns (tokenizer, override of its recipe).
+    fn overrides(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        let entries = self.suite["tokenizers"].as_array();
+        for entry in entries.into_iter().flatten() {
             let name = entry["name"].as_str().unwrap_or_default();
             let sections = entry["override"].as_object().into_iter().flatten();
             for (section, fields) in sections {
                 for (field, value) in fields.as_object().into_iter().flatten() {
-                    cx.overrides
-                        .push((name.to_owned(), format!("{section}.{field} = {value}")));
+                    all.push((name.to_owned(), format!("{section}.{field} = {value}")));
                 }
             }
         }
-        cx.notes = self.notes();
-        cx
+        all
     }
 
     /// Returns footnotes on the images and the recipe of the run.
@@ -334,6 +348,8 @@ impl RunData {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -369,5 +385,31 @@ mod tests {
         data.enter_predictions(probe.unwrap(), 0, &classes).unwrap();
         assert_eq!(right(data.predicted_top5(), "lp_top5"), [[true, true]]);
         assert_eq!(right(data.predicted(), probe.unwrap().key), [[true, false]]);
+    }
+    /// Tables of another run dropped them.
+    #[test]
+    fn a_run_brings_its_overrides_and_risen_losses_into_tables_of_others() {
+        let epoch = |epoch, train_loss| HistoryRow {
+            stage: PRETRAIN.into(),
+            epoch,
+            train_loss,
+            ..HistoryRow::default()
+        };
+        let entry = json!({"name": "K", "override": {"linear_probe": {"epochs": 77}}});
+        let data = RunData {
+            suite: json!({"tokenizers": [entry]}),
+            records: vec![Record {
+                tokenizer: "K".into(),
+                ..Record::default()
+            }],
+            histories: [((0, 0), vec![epoch(0, 1.0), epoch(1, 2.0)])].into(),
+            ..RunData::default()
+        };
+        let run = data.beside(None);
+        let said = ("K".to_owned(), "linear_probe.epochs = 77".to_owned());
+        assert_eq!(
+            (run.overrides, run.risen),
+            (vec![said], vec!["K".to_owned()])
+        );
     }
 }

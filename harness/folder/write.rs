@@ -12,8 +12,8 @@ use tessera_reports::figures::{figures, is_figure};
 use tessera_reports::page;
 use tessera_reports::tensorboard::{Scalar, events};
 use tessera_reports::{
-    CostRow, HistoryRow, Record, TableContext, left_out, not_lowered, printable, render,
-    risen_rows, tables, to_csv,
+    CostRow, HistoryRow, Record, TableContext, left_out, not_lowered, printable, render, tables,
+    to_csv,
 };
 
 use super::data::RunData;
@@ -254,9 +254,7 @@ pub fn report(
     cx.own = data.records.iter().map(Record::row_id).collect();
     let named = cx.baseline.as_deref();
     cx.others = others.iter().map(|other| other.beside(named)).collect();
-    cx.risen = risen_rows(&losses)
-        .map(|(row, ..)| row.to_owned())
-        .collect();
+    cx.risen = data.risen();
     cx.notes.extend(match others.is_empty() {
         true => Vec::from_iter(not_lowered(&losses)),
         false => of_runs(data, others, |run| {

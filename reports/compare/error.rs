@@ -41,22 +41,36 @@ pub(super) fn error<'a>(
     {
         return (Some(se), "paired by image");
     }
-    if let Some(se) = by_seed(pairs) {
-        return (Some(se), "paired by seed");
+    let is_accuracy = column.group == Group::Accuracy;
+    let images = is_accuracy.then(|| binomial(paired)).flatten();
+    match (by_seed(pairs), images) {
+        // Other images move all seeds alike, so the seeds do not show it.
+        (Some(seeds), Some(images)) if !paired.same_images => {
+            (Some(seeds.hypot(images)), "by seed, and binomial")
+        }
+        (Some(seeds), _) => (Some(seeds), "paired by seed"),
+        (None, Some(images)) => (Some(images), "binomial, unpaired"),
+        (None, None) => (None, ""),
     }
+}
+
+/// Returns the binomial error of the difference, in percentage points; `None` without the numbers of images. The seeds share the images.
+fn binomial(paired: &Paired) -> Option<f64> {
     let (old_images, new_images) = paired.n_val;
-    if column.group == Group::Accuracy && old_images > 0 && new_images > 0 {
-        // The seeds share the images.
-        let n = pairs.len() as f64;
-        let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / n / 100.0;
-        let variance = |p: f64, images: usize| p * (1.0 - p) / images as f64;
-        let (a, b) = (mean(|p| p.0), mean(|p| p.1));
-        return (
-            Some(100.0 * (variance(a, old_images) + variance(b, new_images)).sqrt()),
-            "binomial, unpaired",
-        );
+    if old_images == 0 || new_images == 0 {
+        return None;
     }
-    (None, "")
+    let n = paired.pairs.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| paired.pairs.iter().map(of).sum::<f64>() / n / 100.0;
+    // Agresti and Coull's estimate adds two right images and two wrong ones, so that 0 % and 100 % have an error too. That of the accuracy is
+    // larger by the images that it adds.
+    let variance = |accuracy: f64, images: usize| {
+        let (images, all) = (images as f64, images as f64 + 4.0);
+        let p = (accuracy * images + 2.0) / all;
+        p * (1.0 - p) / all * (all / images).powi(2)
+    };
+    let (a, b) = (mean(|p| p.0), mean(|p| p.1));
+    Some(100.0 * (variance(a, old_images) + variance(b, new_images)).sqrt())
 }
 
 /// Returns the key of the predictions behind an accuracy.

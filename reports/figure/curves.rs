@@ -1,15 +1,24 @@
 //! Draws numbers over epochs, one line per row. Lines differ in dashes and have a name at the end, so colour is not needed.
 
 use super::axis::{Axis, frame};
-use super::scatter::Titles;
+use super::labels::LETTER;
+use super::scatter::{Titles, shortened};
 use super::svg::{Anchor, Svg, escaped};
 
+/// Least width and height.
 const SIZE: (f64, f64) = (720.0, 400.0);
-/// Width of the names on the right.
-const NAMES: f64 = 220.0;
+/// Right end of the plot, after which lines have their samples.
+const PLOT: f64 = 500.0;
+/// Height of a name.
+const LINE: f64 = 13.0;
+/// Baseline of the highest name, and distance of the lowest one from the bottom.
+const ENDS: (f64, f64) = (47.0, 8.0);
 
 /// Length of the sample of a line before its name: complete dashes.
 const SWATCH: f64 = 28.0;
+
+/// Left ends of the samples and of the names.
+const LEFT: (f64, f64) = (PLOT + 8.0, PLOT + 12.0 + SWATCH);
 
 /// Colours that also differ in lightness (Okabe and Ito).
 const COLOURS: [&str; 8] = [
@@ -39,13 +48,17 @@ pub struct Curve {
 
 /// Returns the figure's SVG.
 pub fn curves(lines: &[Curve], titles: &Titles<'_>) -> String {
-    let mut svg = Svg::new(SIZE.0, SIZE.1);
+    let height = SIZE.1.max(ENDS.0 + ENDS.1 + LINE * lines.len() as f64);
+    let names: Vec<String> = lines.iter().map(|line| shortened(&line.name)).collect();
+    let letters = names.iter().map(|name| name.chars().count()).max();
+    let width = SIZE.0.max(LEFT.1 + LETTER * letters.unwrap_or(0) as f64);
+    let mut svg = Svg::new(width, height);
     let all = || lines.iter().flat_map(|l| &l.points);
-    let x = Axis::over(all().map(|p| p.0), (70.0, SIZE.0 - NAMES));
-    let y = Axis::over(all().map(|p| p.1), (SIZE.1 - 56.0, 40.0));
+    let x = Axis::over(all().map(|p| p.0), (70.0, PLOT));
+    let y = Axis::over(all().map(|p| p.1), (height - 56.0, 40.0));
     svg.text("t-ink", (70.0, 22.0), 14.0, Anchor::Start, titles.title);
     frame(&mut svg, &x, &y, (titles.x, titles.y));
-    let mut names: Vec<(f64, usize)> = Vec::new();
+    let mut places: Vec<(f64, usize)> = Vec::new();
     for (at, line) in lines.iter().enumerate() {
         let points: Vec<(f64, f64)> = line
             .points
@@ -57,36 +70,71 @@ pub fn curves(lines: &[Curve], titles: &Titles<'_>) -> String {
         let (stroke, name) = (stroke(at), escaped(&line.name));
         let more = format!(r#"{stroke} data-name="{name}""#);
         svg.path("t-curve", &points, false, &more);
-        names.push((last.1, at));
+        places.push((last.1 + 4.0, at));
     }
-    // Sorts names by height and moves them apart.
-    names.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut below = 34.0_f64;
-    for (wanted, at) in names {
-        let place = (wanted + 4.0).max(below + 13.0);
-        below = place;
-        let left = SIZE.0 - NAMES + 8.0;
+    apart(&mut places, height - ENDS.1);
+    for (place, at) in places {
         svg.raw(&format!(
-            r#"<line x1="{left:.2}" y1="{0:.2}" x2="{1:.2}" y2="{0:.2}" class="t-curve"{2}/>"#,
+            r#"<line x1="{1:.2}" y1="{0:.2}" x2="{2:.2}" y2="{0:.2}" class="t-curve"{3}/>"#,
             place - 4.0,
-            left + SWATCH,
+            LEFT.0,
+            LEFT.0 + SWATCH,
             stroke(at)
         ));
-        svg.text(
-            "t-ink",
-            (left + SWATCH + 4.0, place),
-            10.0,
-            Anchor::Start,
-            &lines[at].name,
-        );
+        svg.text("t-ink", (LEFT.1, place), 10.0, Anchor::Start, &names[at]);
     }
     svg.finish()
+}
+
+/// Sorts names by height and moves them apart, first down and then up from `bottom`.
+fn apart(places: &mut [(f64, usize)], bottom: f64) {
+    places.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut least = ENDS.0;
+    for (place, _) in places.iter_mut() {
+        *place = place.max(least);
+        least = *place + LINE;
+    }
+    let mut most = bottom;
+    for (place, _) in places.iter_mut().rev() {
+        *place = place.min(most);
+        most = *place - LINE;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    /// Names below the picture, and the ends of long ones, were cut off without a word.
+    #[test]
+    fn every_name_is_in_the_picture_and_below_the_one_before() {
+        for count in [1, 19, 26, 60] {
+            let line = |at: usize| Curve {
+                name: format!("row {at}{}", "w".repeat(if at == 3 { 99 } else { 0 })),
+                points: vec![(0.0, 9.0), (1.0, if at == 0 { 9.0 } else { 0.0 })],
+            };
+            let titles = Titles {
+                title: "loss",
+                x: "epoch",
+                y: "loss",
+            };
+            let svg = curves(&Vec::from_iter((0..count).map(line)), &titles);
+            let after = |text: &str, name: &str| -> f64 {
+                let value = text.split(name).nth(1).unwrap();
+                value.split('"').next().unwrap().parse().unwrap()
+            };
+            let texts = svg.split("<text ").filter(|text| text.contains(">row "));
+            let places: Vec<f64> = texts.map(|text| after(text, " y=\"")).collect();
+            assert_eq!(places.len(), count);
+            assert!(places.windows(2).all(|two| two[1] - two[0] > 12.9));
+            let height = after(&svg, " height=\"");
+            assert_eq!(height, if count < 27 { 400.0 } else { 835.0 });
+            assert!(places[0] >= 40.0 && places[count - 1] <= height - 4.0);
+            let width = after(&svg, " width=\"");
+            assert_eq!(width, if count > 3 { 540.0 + 60.0 * 6.0 } else { 720.0 });
+        }
+    }
 
     #[test]
     fn lines_differ_and_their_samples_equal_them() {

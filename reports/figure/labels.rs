@@ -6,7 +6,7 @@ use super::svg::Anchor;
 type At = (f64, f64);
 
 /// Width of a letter of size 10: DejaVu Sans is about 0.6 em wide.
-const LETTER: f64 = 6.0;
+pub(super) const LETTER: f64 = 6.0;
 const HEIGHT: f64 = 11.0;
 /// Distance between the base line of a text and the top of its box.
 const ASCENT: f64 = 9.0;

@@ -154,8 +154,8 @@ fn mark(svg: &mut Svg, point: &Point, (x, y): (&Axis, &Axis)) {
     ));
 }
 
-/// Cuts a name of more than [`LONGEST`] letters. The mark's title has all of it.
-fn shortened(name: &str) -> String {
+/// Cuts a name of more than [`LONGEST`] letters. What is drawn has all of it as `data-name`.
+pub(super) fn shortened(name: &str) -> String {
     match name.chars().count() > LONGEST {
         true => name.chars().take(LONGEST - 1).chain(['…']).collect(),
         false => name.to_owned(),

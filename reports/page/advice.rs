@@ -285,7 +285,8 @@ fn by_metric(records: &[Record], data: &FigureData) -> Option<String> {
     };
     if best.error.is_some_and(|excess| !excess.is_shown()) {
         return Some(format!(
-            "Nothing was trained. No TCAS is shown to be below its mean under permuted labels; the furthest is that of {name}, {distance} below."
+            "Nothing was trained. {}",
+            not_shown(&format!("{name}, {distance} below"), others)
         ));
     }
     Some(format!(
@@ -294,6 +295,35 @@ fn by_metric(records: &[Record], data: &FigureData) -> Option<String> {
         best.record.tcas?,
         rivals(best, others)
     ))
+}
+
+/// Says that the `furthest` row is not shown to be below its null, and which of the `others` are or may be.
+fn not_shown(furthest: &str, others: &[Scored<'_>]) -> String {
+    let named = |row: &Scored<'_>| {
+        let name = escaped(&row.record.tokenizer);
+        row.error
+            .map_or(name.clone(), |excess| format!("{name} ({})", excess.text()))
+    };
+    let list = |what: &str, is: &dyn Fn(Option<Excess>) -> bool| {
+        let rows = others.iter().filter(|row| is(row.error)).map(named);
+        let names = Vec::from_iter(rows).join("; ");
+        (!names.is_empty()).then(|| format!(" {what}: {names}."))
+    };
+    let shown = list("Shown to be below", &|error| {
+        error.is_some_and(|excess| excess.is_shown())
+    });
+    let unknown = list("Not known, because the error is unknown", &|error| {
+        error.is_none()
+    });
+    let rest: String = shown.into_iter().chain(unknown).collect();
+    match rest.is_empty() {
+        true => format!(
+            "No TCAS is shown to be below its mean under permuted labels; the furthest is that of {furthest}."
+        ),
+        false => format!(
+            "The TCAS that is furthest below its mean under permuted labels, that of {furthest}, is not shown to be below.{rest}"
+        ),
+    }
 }
 
 /// Names the rows that the best one is not shown to beat, and those that cannot be compared with it.

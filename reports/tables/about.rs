@@ -33,6 +33,10 @@ pub struct OtherRun {
     pub rows: BTreeSet<RowId>,
     /// Their comparisons with the baseline.
     pub comparisons: Vec<Comparison>,
+    /// (tokenizer, override of its recipe).
+    pub overrides: Vec<(String, String)>,
+    /// Rows whose pretraining has not lowered its loss.
+    pub risen: Vec<String>,
 }
 
 /// Data of tables besides the records.
@@ -57,8 +61,14 @@ pub struct TableContext {
 }
 
 impl TableContext {
-    pub(super) fn is_own(&self, record: &Record) -> bool {
+    fn is_own(&self, record: &Record) -> bool {
         self.own.is_empty() || self.own.contains(&record.row_id())
+    }
+
+    /// Returns the first added run that has the record.
+    fn added_with(&self, record: &Record) -> Option<&OtherRun> {
+        let mut runs = self.others.iter();
+        runs.find(|run| run.rows.contains(&record.row_id()))
     }
 
     /// Returns the comparisons of the run that has both records: the first with `record`, of which the table's numbers are.
@@ -69,9 +79,29 @@ impl TableContext {
                 false => &[],
             };
         }
-        let has = |run: &OtherRun, record: &Record| run.rows.contains(&record.row_id());
-        let run = self.others.iter().find(|run| has(run, record));
-        let run = run.filter(|run| has(run, base));
+        let run = self.added_with(record);
+        let run = run.filter(|run| run.rows.contains(&base.row_id()));
         run.map_or(&[], |run| &run.comparisons)
+    }
+
+    /// Returns the overrides and the risen rows of the run that has the record.
+    fn said_of(&self, record: &Record) -> (&[(String, String)], &[String]) {
+        if self.is_own(record) {
+            return (&self.overrides, &self.risen);
+        }
+        let run = self.added_with(record);
+        run.map_or((&[], &[]), |run| (&run.overrides, &run.risen))
+    }
+
+    /// Returns what a row overrides in the recipe of its run.
+    pub(super) fn overrides_of<'a>(&'a self, row: &'a Row<'_>) -> impl Iterator<Item = &'a str> {
+        let (overrides, _) = self.said_of(row.first());
+        let of_row = overrides.iter().filter(|(name, _)| *name == row.name);
+        of_row.map(|(_, what)| what.as_str())
+    }
+
+    /// Returns whether the pretraining of a row has not lowered its loss.
+    pub(super) fn has_risen(&self, row: &Row<'_>) -> bool {
+        self.said_of(row.first()).1.contains(&row.name)
     }
 }

@@ -7,7 +7,7 @@ use super::about::TableContext;
 use super::remarks;
 use super::rows::{Row, base_of};
 use super::told::{Settings, by_frequency};
-use crate::columns::Record;
+use crate::columns::{Comparison, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
 use crate::paired::SIGNIFICANT;
 use crate::paper::{CLOSEST_T, closest_reading};
@@ -41,10 +41,11 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
     notes.extend(deltas.then(|| against(rows, cx)).flatten());
     let on_origin = [remarks::of_checkpoints(), remarks::labelled()];
     notes.extend(on_origin.iter().filter_map(|remark| remark.footnote(rows)));
-    let of_rows = |(name, _): &&(String, String)| rows.iter().any(|row| row.name == *name);
-    let overrides = cx.overrides.iter().filter(of_rows);
-    notes.extend(overrides.map(|(name, what)| format!("{name}: {what}.")));
     let settings = Settings::of(rows);
+    for row in rows {
+        let overrides = cx.overrides_of(row);
+        notes.extend(overrides.map(|what| format!("{}: {what}.", settings.label(row))));
+    }
     for row in rows.iter().filter(|r| r.status() != "ok") {
         let name = settings.label(row);
         notes.push(format!("{name}: {} {}", row.status(), row.error()));
@@ -138,7 +139,12 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
     let others = cx.others.iter().flat_map(|run| &run.comparisons);
     let over = cx.comparisons.iter().chain(others);
     let over = over.filter(|c| c.seed.is_none());
-    let seeds: BTreeSet<usize> = over.map(|c| c.seeds).collect();
+    let of_encoder = |c: &&Comparison| {
+        let mut all = EVALUATIONS.iter();
+        all.all(|e| e.of_encoder || e.key != c.evaluation)
+    };
+    let (trained, bags): (Vec<&Comparison>, Vec<_>) = over.partition(of_encoder);
+    let seeds: BTreeSet<usize> = trained.iter().map(|c| c.seeds).collect();
     let of_runs = match cx.others.is_empty() {
         true => "",
         false => " of each run",
@@ -149,18 +155,30 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
         .map(usize::to_string)
         .collect();
     let mut notes = String::new();
-    if !several.is_empty() {
+    if !several.is_empty() || !bags.is_empty() {
+        let of = match several.is_empty() {
+            true => String::new(),
+            false => format!(
+                " of the mean difference over {} seeds",
+                several.join(" or ")
+            ),
+        };
         let _ = write!(
             notes,
-            " *: p < {SIGNIFICANT}, exact sign-flip test over the validation images of the mean difference over {} seeds, Holm over the rows{of_runs}, and a 95 % interval \
+            " *: p < {SIGNIFICANT}, exact sign-flip test over the validation images{of}, Holm over the rows{of_runs}, and a 95 % interval \
              without 0 (`comparisons.csv`{of_runs}).",
-            several.join(" or ")
         );
     }
     if seeds.contains(&1) {
         notes.push_str(
             " Differences of one seed have no marks: a test on the images (McNemar's, in `comparisons.csv`) compares two trained models and \
              not their tokenizers, because it leaves out the variation between seeds.",
+        );
+    }
+    if !bags.is_empty() {
+        notes.push_str(
+            " A bag of tokens is the same for every seed and has marks only between rows without a fitted or drawn codebook, because a test on the \
+             images leaves out the variation between fits.",
         );
     }
     if let Some(note) = remarks::not_tested(true, rows, cx).footnote(rows) {

@@ -143,11 +143,7 @@ pub fn notes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
         Some(row.first().recipe_hash.clone()).filter(|hash| !hash.is_empty())
     });
     let most = recipes.first().map(|(hash, _)| hash.clone());
-    let is_own = |row: &Row<'_>| cx.is_own(row.first());
-    let risen = move |row: &Row<'_>| {
-        let has_risen = is_own(row) && cx.risen.contains(&row.name);
-        has_risen.then(String::new)
-    };
+    let risen = |row: &Row<'_>| cx.has_risen(row).then(String::new);
     let mut all = vec![
         fewer_seeds(deltas),
         remark("Another recipe than most rows", move |row| {
@@ -171,9 +167,7 @@ pub fn notes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
     let of_row = |row: &Row<'_>| {
         let remarks = all.iter();
         let remarks = remarks.filter_map(|one| Some(one.what.clone() + &(one.of)(row)?));
-        let overrides = cx.overrides.iter();
-        let overrides = overrides.filter(|(name, _)| *name == row.name && is_own(row));
-        let overrides = overrides.map(|(_, what)| what.clone());
+        let overrides = cx.overrides_of(row).map(str::to_owned);
         let error = row.error().to_owned();
         let error = [error].into_iter().filter(|error| !error.is_empty());
         Vec::from_iter(remarks.chain(overrides).chain(error)).join("; ")

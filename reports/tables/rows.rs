@@ -20,12 +20,14 @@ pub struct Row<'a> {
 /// Groups records by tokenizer, setting (suite, images, backbone, sizes) and recipe, in order of first appearance. Two runs may call different tokenizers by
 /// one name, or compute a row in another precision: those are different rows.
 pub fn grouped(records: &[Record]) -> Vec<Row<'_>> {
-    divided(records).0
+    divided(records).rows
 }
 
-/// Returns a note on the records that `grouped` leaves out, because an earlier one has their row, setting and seed.
+/// Returns a note on the records that `grouped` leaves out, because another one has their row, setting and seed.
 pub fn left_out(records: &[Record]) -> Option<String> {
-    let (_, repeated) = divided(records);
+    let Divided {
+        repeated, replaced, ..
+    } = divided(records);
     let name = |record: &&Record| {
         let images = short_fingerprint(record);
         let Record {
@@ -36,15 +38,34 @@ pub fn left_out(records: &[Record]) -> Option<String> {
         } = record;
         format!("{tokenizer}, seed {seed}, {dataset} (images {images})")
     };
-    let names: Vec<String> = repeated.iter().map(name).collect();
-    let what = "Left out, because an earlier run has the row with the same suite, recipe, images, tokenizer and seed";
-    (!names.is_empty()).then(|| format!("{what}: {}.", names.join("; ")))
+    let note = |what: &str, records: Vec<&Record>| {
+        let names: Vec<String> = records.iter().map(name).collect();
+        (!names.is_empty()).then(|| format!("{what}: {}.", names.join("; ")))
+    };
+    let what = "an earlier run has the row with the same suite, recipe, images, tokenizer and seed";
+    let notes = [
+        note(&format!("Left out, because {what}"), repeated),
+        note(
+            &format!("Taken from a later run, because {what}, but has not finished it"),
+            replaced,
+        ),
+    ];
+    let notes = Vec::from_iter(notes.into_iter().flatten()).join(" ");
+    (!notes.is_empty()).then_some(notes)
 }
 
-/// Returns the rows, and the records whose row has a record of their seed already.
-fn divided(records: &[Record]) -> (Vec<Row<'_>>, Vec<&Record>) {
-    let mut rows: Vec<Row<'_>> = Vec::new();
-    let mut repeated = Vec::new();
+/// Records by row.
+#[derive(Default)]
+struct Divided<'a> {
+    rows: Vec<Row<'a>>,
+    /// Records whose row has a record of their seed already.
+    repeated: Vec<&'a Record>,
+    /// Finished records in the place of earlier ones that are not.
+    replaced: Vec<&'a Record>,
+}
+
+fn divided(records: &[Record]) -> Divided<'_> {
+    let mut all = Divided::default();
     for record in records {
         let same = |r: &&mut Row<'_>| {
             let first = r.first();
@@ -53,19 +74,24 @@ fn divided(records: &[Record]) -> (Vec<Row<'_>>, Vec<&Record>) {
                 && setting(first) == setting(record)
                 && rows_differ(first, record).is_empty()
         };
-        match rows.iter_mut().find(same) {
-            // Of several runs, the first record of a seed counts.
-            Some(row) if row.records.iter().any(|r| r.seed == record.seed) => {
-                repeated.push(record);
-            }
-            Some(row) => row.records.push(record),
-            None => rows.push(Row {
+        let Some(row) = all.rows.iter_mut().find(same) else {
+            all.rows.push(Row {
                 name: record.tokenizer.clone(),
                 records: vec![record],
-            }),
+            });
+            continue;
+        };
+        match row.records.iter_mut().find(|r| r.seed == record.seed) {
+            None => row.records.push(record),
+            // Of several runs, the first finished record of a seed counts.
+            Some(kept) if kept.status != "ok" && record.status == "ok" => {
+                *kept = record;
+                all.replaced.push(record);
+            }
+            Some(_) => all.repeated.push(record),
         }
     }
-    (rows, repeated)
+    all
 }
 
 /// Returns the baseline of the setting of `row`: the row `named`, otherwise an identity row or the row without pretraining. If several runs

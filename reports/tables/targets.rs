@@ -46,15 +46,23 @@ fn delta<'a>(
     let name = format!("{}_delta", evaluation.key);
     fields::plain(&title, &name, move |row| {
         match difference(evaluation, rows, cx, row) {
-            Some((_, value, _)) => Cell::Delta {
+            Some((base, value, seeds)) => Cell::Delta {
                 value,
-                // A test on the images of one seed compares two models, not their tokenizers.
-                marked: own(evaluation, rows, cx, row)
-                    .is_some_and(|c| c.seeds > 1 && c.is_significant()),
+                marked: is_whole(evaluation, row, base, seeds)
+                    && own(evaluation, rows, cx, row).is_some_and(Comparison::is_significant),
             },
             None => Cell::Empty,
         }
     })
+}
+
+/// Returns whether a test on the images leaves out nothing that varies. One seed compares two models, not their tokenizers. Without an encoder all
+/// seeds have one number, and what varies is the codebook.
+fn is_whole(evaluation: &Evaluation, row: &Row<'_>, base: &Row<'_>, seeds: usize) -> bool {
+    match evaluation.of_encoder {
+        true => seeds > 1,
+        false => row.first().fits() == 0 && base.first().fits() == 0,
+    }
 }
 
 /// Returns the row with which another is compared, their mean difference and the number of its seeds.

@@ -1,3 +1,4 @@
+mod bags;
 mod runs;
 
 use super::*;
@@ -102,6 +103,8 @@ fn the_closest_reading_of_tcas_stands_beside_the_papers_without_a_difference() {
         suite: suite.into(),
         dataset: "imagenet100".into(),
         backbone: "S".into(),
+        image_size: 224,
+        patch_size: 16,
         codebook_size: Some(200),
         kmeans_epochs: Some(100),
         tcas: Some(0.9),

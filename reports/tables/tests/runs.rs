@@ -136,6 +136,7 @@ fn every_row_has_the_star_of_its_own_run_or_a_note() {
                 others: vec![OtherRun {
                     rows: ids(&records[4..]),
                     comparisons: other.map(|p| tested(2, p)).into_iter().collect(),
+                    ..OtherRun::default()
                 }],
                 ..TableContext::default()
             };
@@ -399,4 +400,100 @@ fn a_distance_that_is_rounding_is_zero() {
         let expected = format!("K,0.30000000000000004,0.3,0,{se}");
         assert!(csv.contains(&expected), "{csv}");
     }
+}
+
+/// A table with the rows of [`two`] runs, and what is said of the second.
+fn beside(records: &[Record], cx: TableContext, second: OtherRun) -> Rendered {
+    let ids = |records: &[Record]| records.iter().map(Record::row_id).collect();
+    let cx = TableContext {
+        own: ids(&records[..4]),
+        others: vec![OtherRun {
+            rows: ids(&records[4..]),
+            ..second
+        }],
+        ..cx
+    };
+    render(1, records, &cx).unwrap()
+}
+
+fn overrides(what: &str) -> Vec<(String, String)> {
+    vec![("K".into(), what.into())]
+}
+
+/// The row stayed failed and empty, and its results in the other run were left out.
+#[test]
+fn a_finished_row_takes_the_place_of_one_that_an_earlier_run_has_not_finished() {
+    for status in ["failed", "pending"] {
+        let mut records = two(|r| r.tcas = Some(0.5));
+        for record in &mut records[2..4] {
+            (record.lp_top1, record.ft_top1) = (None, None);
+            record.status = status.into();
+        }
+        let null = |record, null| {
+            let row = MetricRow {
+                tokenizer: "K".into(),
+                metric: "tcas".into(),
+                se: Some(0.0),
+                null_mean: Some(null),
+                null_se: Some(0.25),
+                ..MetricRow::default()
+            };
+            (record, vec![row])
+        };
+        let cx = TableContext {
+            metrics: [null(&records[2], 0.9), null(&records[6], 0.8)]
+                .into_iter()
+                .collect(),
+            overrides: overrides("a = 1"),
+            ..TableContext::default()
+        };
+        let second = OtherRun {
+            comparisons: vec![tested(2, 0.01)],
+            overrides: overrides("b = 2"),
+            ..OtherRun::default()
+        };
+        let found = beside(&records, cx, second).markdown;
+        for part in ["70.5 ± 0.7", "+40.0*", "- K: b = 2.", "K (0.300 ± 0.250)"] {
+            assert!(found.contains(part), "{part}: {found}");
+        }
+        assert!(
+            !found.contains("a = 1") && !found.contains(status),
+            "{found}"
+        );
+        let note = left_out(&records).unwrap();
+        let (left, taken) = note.split_once(" Taken from a later run").unwrap();
+        assert!(left.contains("Identity function (MAE), seed 1,") && !left.contains("K, seed"));
+        assert!(
+            taken.contains("K, seed 0,") && taken.contains("K, seed 1,"),
+            "{note}"
+        );
+    }
+}
+
+/// Those of an added run were dropped, and overrides of the first stood under both rows of a name.
+#[test]
+fn overrides_and_risen_losses_are_those_of_the_rows_own_run() {
+    let mut records = two(|r| r.recipe_hash = "bb".into());
+    records[..4]
+        .iter_mut()
+        .for_each(|r| r.recipe_hash = "aa".into());
+    let cx = TableContext {
+        overrides: overrides("a = 1"),
+        ..TableContext::default()
+    };
+    let second = OtherRun {
+        overrides: overrides("b = 2"),
+        risen: vec!["K".into()],
+        ..OtherRun::default()
+    };
+    let found = beside(&records, cx, second);
+    for note in ["- K (recipe aa): a = 1.", "- K (recipe bb): b = 2."] {
+        assert!(found.markdown.contains(note), "{}", found.markdown);
+    }
+    let rows = found.csv.lines().filter(|line| line.starts_with("K,"));
+    let notes = rows.map(|row| ["a = 1", "b = 2", "not lowered"].map(|part| row.contains(part)));
+    assert_eq!(
+        Vec::from_iter(notes),
+        [[true, false, false], [false, true, true]]
+    );
 }
