@@ -463,7 +463,7 @@ fn resolved(file: &SuiteFile, fit_seeds: &[u64], rows: &[Row]) -> Value {
     let mut value = json!(file);
     value["fit_seeds"] = json!(fit_seeds);
     let pretrain = value["pretrain"].as_object_mut();
-    if let Some(pretrain) = pretrain.filter(|fields| fields["checkpoint"].is_string()) {
+    if let Some(pretrain) = pretrain.filter(|fields| fields.contains_key("checkpoint")) {
         // The others have no effect and are not read again.
         pretrain.retain(|key, _| key.starts_with("checkpoint"));
     }
