@@ -489,6 +489,9 @@ pub fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {
             "--threads {count}: expected 1 to {MOST_THREADS}"
         )));
     }
+    if let Some(reason) = tessera_kernels::product::unsupported() {
+        return Err(Failure::Wrong(reason));
+    }
     let threads =
         threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     Ok(rayon::ThreadPoolBuilder::new()

@@ -183,6 +183,9 @@ fn cuda() -> String {
 
 fn instructions() -> String {
     let name = architecture();
+    if let Some(reason) = tessera_kernels::product::unsupported() {
+        return format!("{name}; {reason}");
+    }
     if cfg!(target_arch = "x86_64") && !name.contains("avx2") {
         return format!("{name}; without AVX2 training is several times slower");
     }

@@ -5,6 +5,8 @@
 //! zero. On a machine without it, the rounded numbers are multiplied in f32, where sums are rounded in another order.
 
 use gemm::Parallelism;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3, V4};
 
 use super::form::{Form, Packed};
 use super::matrix::{Job, Mat, MatMut, Start};
@@ -29,6 +31,36 @@ pub fn has_amx() -> bool {
     return x86::Pairs::try_new().is_some_and(|machine| machine.unit().is_some());
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// Returns why products cannot be computed on this machine; `None` if they can. `gemm` chooses its kernels by FMA and AVX-512F alone, and needs the
+/// other instructions of such processors, too.
+pub fn unsupported() -> Option<String> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let half = |has: bool, whole: bool| has && !whole;
+        let found = [
+            (
+                "FMA",
+                "AVX2, BMI1, BMI2 and LZCNT",
+                half(is_x86_feature_detected!("fma"), V3::try_new().is_some()),
+            ),
+            (
+                "AVX-512F",
+                "AVX-512 BW, CD, DQ and VL",
+                half(is_x86_feature_detected!("avx512f"), V4::try_new().is_some()),
+            ),
+        ];
+        let found = found.into_iter().find(|(.., half)| *half);
+        found.map(|(has, lacks, _)| {
+            format!(
+                "this processor, or its virtual machine, has {has} without {lacks}, which matrix products need; use another machine, or have \
+                 the virtual machine show all instructions of its host"
+            )
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
 }
 
 /// A matrix to multiply, or a part of one.

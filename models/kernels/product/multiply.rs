@@ -7,6 +7,14 @@ use super::matrix::{Job, Mat, Start};
 /// Largest inner size of one call. `gemm` splits a larger one by the processor's caches, and the split rounds the sums; this one it never splits.
 const DEPTH: usize = 512;
 
+/// Returns whether `gemm` has kernels for few products of a row and a column. Its kernels without FMA and for aarch64 have none.
+fn has_line_kernels() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Returns the inner size of each call but the last, so that sums are the same on all machines with one instruction set.
 pub(super) fn depth(job: &Job<'_, Mat<'_>>) -> usize {
     let Job { a, b, stride, .. } = *job;
@@ -14,7 +22,7 @@ pub(super) fn depth(job: &Job<'_, Mat<'_>>) -> usize {
     // Small results, and those of one row or column: `gemm` splits them without regard to caches, if at all.
     let of_lines = a.col_stride == 1 && b.row_stride == 1;
     let is_fixed = rows.max(cols) <= 64
-        || of_lines && (rows * cols <= 256 || rows.min(cols) == 1)
+        || of_lines && (has_line_kernels() && rows * cols <= 256 || rows.min(cols) == 1)
         || rows == 1 && b.col_stride == 1
         || cols == 1 && a.row_stride == 1 && stride == 1;
     match inner > DEPTH && !is_fixed {

@@ -24,6 +24,14 @@ pub enum GpuError {
     /// There is no GPU.
     #[error("the NVIDIA driver finds no GPU ({0})")]
     None(String),
+    /// It lacks instructions of the kernels: products in bf16.
+    #[error("{name} has compute capability {}.{}, the kernels need {}.{} or newer", .found.0, .found.1, OLDEST.0, OLDEST.1)]
+    Old {
+        /// The driver's name of the GPU.
+        name: String,
+        /// Its compute capability.
+        found: (i32, i32),
+    },
     /// A driver call failed.
     #[error("{call}: {code}{remedy}")]
     Driver {
@@ -94,7 +102,7 @@ pub struct Gpu {
 /// Returns name and compute capability of the first GPU, as [`Chip`] writes them.
 ///
 /// # Errors
-/// [`GpuError::None`] if there is no GPU.
+/// [`GpuError::None`] if there is no GPU, [`GpuError::Old`] if the kernels cannot run on it.
 pub fn describe() -> Result<String> {
     let context = first()?;
     let name = context
@@ -103,7 +111,17 @@ pub fn describe() -> Result<String> {
     let capability = context
         .compute_capability()
         .map_err(driver("reading the compute capability"))?;
-    Ok(Chip::new(name, capability).to_string())
+    usable(name, capability).map(|chip| chip.to_string())
+}
+
+/// Oldest compute capability with the instructions of the kernels.
+const OLDEST: (i32, i32) = (8, 0);
+
+fn usable(name: String, found: (i32, i32)) -> Result<Chip> {
+    match found < OLDEST {
+        true => Err(GpuError::Old { name, found }),
+        false => Ok(Chip::new(name, found)),
+    }
 }
 
 /// Returns the total memory of the first GPU in bytes.
@@ -346,5 +364,22 @@ fn log_of_loading(ptx: &str) -> String {
     match said.to_string_lossy().trim() {
         "" => String::new(),
         said => format!(" ({said})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `--device auto` took it, and the first kernel failed.
+    #[test]
+    fn a_gpu_without_the_instructions_of_the_kernels_is_named() {
+        let of = |found| usable("Tesla T4".into(), found).map(|chip| chip.to_string());
+        let said = of((7, 5)).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "Tesla T4 has compute capability 7.5, the kernels need 8.0 or newer"
+        );
+        assert_eq!(of((8, 0)).unwrap(), "Tesla T4, compute capability 8.0");
     }
 }
