@@ -110,7 +110,7 @@ fn ledger(case: &str, options: &SpeedOptions) -> Result<(), Failure> {
     };
     if options.json {
         let text = serde_json::to_string(&ledger).map_err(anyhow::Error::from)?;
-        return Ok(put!("{text}")?);
+        return Ok(terminal::json(&text)?);
     }
     ledger
         .lines()

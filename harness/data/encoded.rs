@@ -77,6 +77,11 @@ impl Assembly {
         scan.places.extend(place);
     }
 
+    /// Returns whether an image does not decode.
+    pub fn has_broken(&self) -> bool {
+        self.broken > 0
+    }
+
     /// Returns the scan. `shards` are those of both splits.
     ///
     /// # Errors

@@ -44,11 +44,11 @@ impl HoldOut {
         drawn.into_iter().collect()
     }
 
-    /// Adds the draw to the fingerprint: the order of the images does not show which are held out. Images that were skipped took part in the draw
-    /// and are not in the fingerprint, so the names of the held out ones are added too.
-    pub fn mark(self, scan: &mut Scan) {
+    /// Adds the draw to the fingerprint: the order of the images does not show which are held out. `has_broken`: images that do not decode took part
+    /// in the draw and are not in the fingerprint, so the names of the held out ones are added too.
+    pub fn mark(self, scan: &mut Scan, has_broken: bool) {
         let mut about = format!("hold_out 1 {} {}", self.part, self.seed);
-        if !scan.omitted.images.is_empty() {
+        if has_broken {
             for name in scan.val.names.iter() {
                 about.extend(["\0", name]);
             }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Names that are kept of a group.
 const NAMED: usize = 10;
 
+/// How the reason begins of files that are used, and may lack images.
+pub const USED: &str = "used, but ";
+
 /// An image that is left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
@@ -14,7 +17,8 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Files that are left out for one reason and need no line each: hidden files, files that are no images.
+/// Files that are left out for one reason and need no line each: hidden files, files that are no images. With a reason that begins with [`USED`], files
+/// that are used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Why they are left out.
@@ -98,7 +102,10 @@ impl Omitted {
             let shown = group.names.len().min(most);
             let more = if group.count > shown { ", ..." } else { "" };
             let (count, names) = (group.count, group.names[..shown].join(", "));
-            format!("left out {count} files ({}): {names}{more}", group.reason)
+            match group.reason.strip_prefix(USED) {
+                Some(reason) => format!("{count} files may lack images ({reason}): {names}{more}"),
+                None => format!("left out {count} files ({}): {names}{more}", group.reason),
+            }
         }));
         lines
     }

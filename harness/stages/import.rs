@@ -73,7 +73,7 @@ impl Stage for Import<'_> {
                 .fold_into(&imported.params)
                 .map_err(anyhow::Error::msg)?;
         }
-        let metadata = vit.metadata("none", imported.has_classifier);
+        let metadata = vit.metadata("none", self.row.encoder_saw_labels());
         imported.params.save(&work.out.join(ENCODER), metadata)?;
         Ok(
             json!({RESAMPLED: imported.resampled_from, PREFIX: imported.prefix, LEFT_OUT: imported.left_out}),

@@ -83,7 +83,7 @@ pub struct Pretrain {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_scale: Option<Scale>,
     /// Whether the training of `checkpoint` used labels (of any dataset); the report then adds a footnote to the row. Default: whether it has a
-    /// linear classifier (`head.weight`, `fc.weight`, `classifier.weight`).
+    /// linear classifier (`head.weight`, `fc.weight`, `classifier.weight`), or this program wrote it and says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_saw_labels: Option<bool>,
     /// Passes over the train split. A last batch that is not whole is left out; the order differs in each.

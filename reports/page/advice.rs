@@ -113,7 +113,11 @@ impl<'a> Shared<'a> {
         };
         match best.seeds {
             _ if !evaluation.of_encoder => {
-                " (without an encoder; the same for every seed).".to_owned()
+                let fits = match self.records.iter().any(|r| r.fits() > 0) {
+                    true => "; the variation between fits of codebooks is unknown",
+                    false => "",
+                };
+                format!(" (without an encoder; the same for every seed{fits}).")
             }
             1 => format!(" (one seed{which}; the variation between trainings is unknown)."),
             n => format!(" (mean and standard deviation over {n} seeds{which})."),

@@ -99,7 +99,7 @@ impl Engine for OnnxRuntime {
         if is_fused_wrongly(file, &graph.output) {
             text.push_str(", basic optimisation");
         }
-        if has_integer_products(file, &graph.output) {
+        if !self.cuda && has_integer_products(file, &graph.output) {
             text.push_str(if has_vnni() { ", vnni" } else { ", no vnni" });
         }
         text

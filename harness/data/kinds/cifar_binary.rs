@@ -17,7 +17,7 @@ use crate::data::contract::{
 };
 use crate::data::error::DataError;
 use crate::data::fetched::Fetched;
-use crate::data::left_out::Omitted;
+use crate::data::left_out::{Omitted, USED};
 use crate::data::scan::{Scan, SplitScan};
 
 const SIDE: usize = 32;
@@ -263,11 +263,11 @@ fn others(root: &Path, classes: usize) -> Omitted {
         .into_iter()
         .zip(sizes)
         .filter(|(_, size)| *size < longest);
-    for (name, _) in shorter {
-        omitted.other(
-            name,
-            "shorter than another batch; if it was cut between two images, images are missing",
+    for (name, size) in shorter {
+        let reason = format!(
+            "{USED}shorter than another batch of {longest} bytes; if it was cut between two images, copy it again"
         );
+        omitted.other(format!("{name} ({size} bytes)"), &reason);
     }
     omitted
 }

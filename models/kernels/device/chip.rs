@@ -6,6 +6,9 @@ use std::str::FromStr;
 /// Joins name and compute capability.
 const BETWEEN: &str = ", compute capability ";
 
+/// Oldest compute capability with the instructions of the kernels: products in bf16.
+pub const OLDEST: (i32, i32) = (8, 0);
+
 /// A GPU's name and compute capability: `NVIDIA H200, compute capability 9.0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chip {
@@ -13,13 +16,19 @@ pub struct Chip {
     capability: (i32, i32),
 }
 
-/// The text is not the name of a GPU.
+/// The text is not the name of a GPU that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "found {0:?}, expected NAME{between}M.m, as `bench doctor --json` prints it as `gpu` on a machine with this GPU",
-    between = BETWEEN
-)]
-pub struct ChipError(String);
+pub enum ChipError {
+    /// It has another form.
+    #[error(
+        "found {0:?}, expected NAME{between}M.m, as `bench doctor --json` prints it as `gpu` on a machine with this GPU",
+        between = BETWEEN
+    )]
+    Form(String),
+    /// The GPU lacks instructions of the kernels.
+    #[error("found {0:?}, expected a compute capability of at least {major}.{minor}, which the kernels need", major = OLDEST.0, minor = OLDEST.1)]
+    Old(String),
+}
 
 impl Chip {
     /// Returns the GPU with the driver's `name`.
@@ -52,9 +61,11 @@ impl FromStr for Chip {
         };
         // Keys hold the text, so another way of writing the same GPU would find nothing.
         let is_printed = |chip: &Self| chip.to_string() == text && !chip.name.trim().is_empty();
-        parse()
-            .filter(is_printed)
-            .ok_or_else(|| ChipError(text.to_owned()))
+        match parse().filter(is_printed) {
+            None => Err(ChipError::Form(text.to_owned())),
+            Some(chip) if chip.capability < OLDEST => Err(ChipError::Old(text.to_owned())),
+            Some(chip) => Ok(chip),
+        }
     }
 }
 
@@ -70,6 +81,13 @@ mod tests {
         }
         let chip: Chip = "NVIDIA H200, compute capability 9.0".parse().unwrap();
         assert_eq!(chip.name(), "NVIDIA H200");
+    }
+
+    #[test]
+    fn a_gpu_that_the_kernels_do_not_run_on_is_refused() {
+        let found = "Tesla T4, compute capability 7.5".parse::<Chip>();
+        let said = found.unwrap_err().to_string();
+        assert!(said.contains("at least 8.0"), "{said}");
     }
 
     #[test]

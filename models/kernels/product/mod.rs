@@ -197,6 +197,11 @@ mod tests {
         #[cfg(not(target_arch = "x86_64"))]
         let has_kernels = false;
         assert_eq!((small, lines), (600, if has_kernels { 600 } else { 300 }));
+        let of = |m: usize, k: usize, n: usize| {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            depth(Mat::new(&a, m, k), Mat::new(&b, k, n))
+        };
+        assert_eq!((of(80, 600, 70), of(130, 1300, 9)), (300, 434));
     }
 
     #[test]

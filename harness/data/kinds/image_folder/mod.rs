@@ -260,9 +260,10 @@ fn scan(spec: &ImageFolder, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
     if let Some(error) = failed {
         return Err(error);
     }
+    let has_broken = assembly.has_broken();
     let mut scan = assembly.finish(name(root), classes, Default::default())?;
     if let Some(held) = spec.held {
-        held.mark(&mut scan);
+        held.mark(&mut scan, has_broken);
     }
     Ok(scan)
 }

@@ -12,7 +12,7 @@ use crate::data::decode::is_image;
 use crate::data::digest::Digest;
 use crate::data::error::DataError;
 use crate::data::foreign::{HIDDEN, foreign, is_hidden};
-use crate::data::left_out::Omitted;
+use crate::data::left_out::{Omitted, USED};
 use crate::data::names::Names;
 use crate::data::scan::Place;
 
@@ -160,7 +160,9 @@ fn samples(
     if !ends {
         omitted.other(
             "",
-            "shards without an end-of-archive mark; if one was cut between two files, images are missing",
+            &format!(
+                "{USED}without an end-of-archive mark; if one was cut between two files, images are missing"
+            ),
         );
     }
     Ok((samples, ends))

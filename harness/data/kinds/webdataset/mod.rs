@@ -207,9 +207,10 @@ fn scan(spec: &WebDataset, cx: &ScanContext<'_>) -> Result<Scan, DataError> {
     in_order((1, "val"), val, &label_of, None, &mut assembly)?;
     let folder = first.parent().and_then(Path::file_name);
     let name = folder.map_or_else(|| "shards".into(), |n| n.to_string_lossy().into_owned());
+    let has_broken = assembly.has_broken();
     let mut scan = assembly.finish(name, classes, paths)?;
     if let Some(held) = spec.held {
-        held.mark(&mut scan);
+        held.mark(&mut scan, has_broken);
     }
     Ok(scan)
 }

@@ -15,7 +15,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use super::cache::Cache;
 use super::nvrtc::{Nvrtc, NvrtcError};
-use crate::device::chip::Chip;
+use crate::device::chip::{Chip, OLDEST};
 use crate::device::launch::{Arg, Buffer, Launch, LaunchError, Module, SHARED_UNASKED};
 
 /// Reason why a GPU operation failed.
@@ -113,9 +113,6 @@ pub fn describe() -> Result<String> {
         .map_err(driver("reading the compute capability"))?;
     usable(name, capability).map(|chip| chip.to_string())
 }
-
-/// Oldest compute capability with the instructions of the kernels.
-const OLDEST: (i32, i32) = (8, 0);
 
 fn usable(name: String, found: (i32, i32)) -> Result<Chip> {
     match found < OLDEST {

@@ -72,4 +72,7 @@ fn a_split_that_a_removed_broken_image_changed_has_another_fingerprint() {
     assert_ne!(with.val.names, without.val.names);
     assert_ne!(with.fingerprint, without.fingerprint);
     assert_eq!(of(), without);
+    // It takes no part in the draw.
+    fs::write(dir.path().join("train/ant/00.gif"), "no image").unwrap();
+    assert_eq!(of().fingerprint, without.fingerprint);
 }
