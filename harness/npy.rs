@@ -1,6 +1,6 @@
 //! `.npy` files that are written row by row and read in pieces, so that no file is completely in memory.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,23 @@ pub(crate) fn write<T: npyz::AutoSerialize>(
         .begin_nd()?;
     writer.extend(values)?;
     writer.finish()
+}
+
+/// As [`write`], in place of a file that exists, which stays whole if this fails.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(crate) fn replace<T: npyz::AutoSerialize>(
+    path: &Path,
+    shape: &[usize],
+    values: impl IntoIterator<Item = T>,
+) -> io::Result<()> {
+    let beside = files::beside(path);
+    let written = write(&beside, shape, values).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written
 }
 
 /// Element type of a row.

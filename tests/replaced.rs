@@ -273,3 +273,40 @@ fn a_setting_that_changes_no_number_is_no_other_recipe() {
     assert_eq!(hash("out"), hash("other"));
     bench.fine(&["compare", "out", "other"]);
 }
+
+/// A command that was refused for its memory had already made finished rows pending.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_refused_run_changes_nothing() {
+    let row =
+        "tokenizers: [{name: Identity, kind: continuous, with: {features: {kind: pixels}}}]\n";
+    let recipe =
+        "pretrain: {epochs: 1, batch: 32, base_lr: 1.0e-3, warmup_epochs: 0}\nknn: {k: 5}\n";
+    let bench = Bench::new(&format!("{HEAD}{row}{recipe}"));
+    bench.fine(&RUN);
+    let before = files(&bench.path("out"));
+    let program = bench.command(&[]).get_program().to_owned();
+    let mut limited = std::process::Command::new("sh");
+    limited.current_dir(bench.dir.path());
+    let line = "ulimit -v 4000000; exec \"$0\" run suite.yaml --out out --threads 1 --set backbone.variant=H";
+    let output = limited.args(["-c", line]).arg(program).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", error(&output));
+    assert!(error(&output).contains("needs about"), "{}", error(&output));
+    assert!(files(&bench.path("out")) == before);
+}
+
+/// Rows failed because their copies in the run folder could not be opened for writing.
+#[test]
+#[cfg(unix)]
+fn copies_of_read_only_files_of_the_store_are_writable() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new(&format!("{HEAD}{ROWS}"));
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    for path in files(&bench.path("runs/.store")).into_keys() {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o444)).unwrap();
+    }
+    bench.fine(&["score", "suite.yaml", "--out", "other"]);
+    let copy = bench.path("other/cells/k-means-pixel-k-4-s0/codebook.safetensors");
+    let mode = std::fs::metadata(copy).unwrap().permissions().mode();
+    assert_eq!(mode & 0o600, 0o600);
+}

@@ -239,6 +239,16 @@ fn attach(
     let same = earlier.arguments == plan.arguments
         && images(earlier) == images(plan)
         && Suite::text(&folder.suite())? == suite;
+    let (submitted, all) = (jobs.nodes.len(), earlier.nodes.iter());
+    let all = all.filter(|node| !node.stored).count();
+    if same && submitted < all {
+        return Err(Failure::Wrong(format!(
+            "{}: only {submitted} of {all} nodes were submitted ({name} jobs {ids}), because the submission was interrupted; end them with `{}`, \
+             then run the same command again",
+            plan.out,
+            jobs.scheduler.cancel(jobs)
+        )));
+    }
     if options.wait && same {
         put!("already submitted: {name} jobs {ids}")?;
         return wait(folder, earlier, jobs);

@@ -35,8 +35,8 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Creates a writer into `folder` with a cell per record. Removes the list of digests, and files of earlier stages from the cells, except
-    /// checkpoints and predictions, which [`remove_replaced`](Self::remove_replaced) removes.
+    /// Creates a writer into `folder` with a cell per record. Removes the list of digests; [`remove_replaced`](Self::remove_replaced) removes
+    /// other files of earlier stages.
     ///
     /// # Errors
     /// If a file cannot be removed, or as for [`RunFolder::here`].
@@ -45,11 +45,6 @@ impl<'a> Writer<'a> {
         remove(&out.join(SUMS))?;
         let folders = cell_folders(records).into_iter();
         let cells: Vec<PathBuf> = folders.map(|name| out.join(CELLS).join(name)).collect();
-        for folder in &cells {
-            for name in SHOWN.into_iter().chain([EVENTS]) {
-                remove(&folder.join(name))?;
-            }
-        }
         Ok(Self {
             folder,
             written: vec![BTreeSet::new(); cells.len()],
@@ -58,7 +53,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Removes what the folder has from an earlier run, whose contents are `earlier`, and this one, whose stored results are `data`, has not
-    /// written again: checkpoints and predictions of another recipe, and the cells of rows that are gone. Only what `store` has is removed.
+    /// written again: histories and pictures, checkpoints and predictions of another recipe, and the cells of rows that are gone. Of checkpoints and
+    /// predictions, only what `store` has is removed.
     ///
     /// # Errors
     /// If a file cannot be removed, or the store cannot be read.
@@ -69,6 +65,12 @@ impl<'a> Writer<'a> {
         store: &Store,
     ) -> anyhow::Result<()> {
         let out = self.folder.here()?;
+        for (folder, written) in self.cells.iter().zip(&self.written) {
+            let shown = SHOWN.into_iter().chain([EVENTS]);
+            for name in shown.filter(|name| !written.contains(*name)) {
+                remove(&folder.join(name))?;
+            }
+        }
         let records = earlier.records.as_deref().unwrap_or_default();
         let cells = self.cells.iter().enumerate();
         let cells: HashMap<_, _> = cells.map(|(cell, folder)| (folder, cell)).collect();
@@ -117,12 +119,7 @@ impl<'a> Writer<'a> {
         let environment = format!("{:#}\n", data.environment);
         folder.put(&out.join(ENVIRONMENT), environment.as_bytes())?;
         let (path, count) = (out.join(LABELS), data.labels.len());
-        let beside = files::beside(&path);
-        let written = npy::write(&beside, &[count], data.labels.iter().copied());
-        let written = written.and_then(|()| fs::rename(&beside, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&beside);
-        }
+        let written = npy::replace(&path, &[count], data.labels.iter().copied());
         folder.explained(written.with_context(|| path.display().to_string()))?;
         let classes = serde_json::to_string(&data.classes)?;
         folder.put(&out.join(CLASSES), classes.as_bytes())?;

@@ -38,6 +38,8 @@ pub struct Board<'a> {
     /// Results so far.
     pub data: RunData,
     writer: Writer<'a>,
+    /// Whether stored results are looked up, so that files of the whole run can be written.
+    is_known: bool,
     /// Rows of the run folder.
     rows: Vec<&'a Row>,
     /// Covered nodes whose results each cell lacks.
@@ -65,6 +67,7 @@ impl<'a> Board<'a> {
             cx,
             rows,
             writer: Writer::new(out, &data.records)?,
+            is_known: false,
             waiting: vec![Waiting::default(); data.records.len()],
             computed: BTreeSet::new(),
             fits: BTreeMap::new(),
@@ -87,18 +90,23 @@ impl<'a> Board<'a> {
     ///
     /// # Errors
     /// If the run folder cannot be written.
-    pub fn write_about(&self, earlier: &Earlier) -> anyhow::Result<()> {
+    pub fn write_about(&mut self, earlier: &Earlier) -> anyhow::Result<()> {
+        self.is_known = true;
         (self.writer).remove_replaced(earlier, &self.data, self.cx.store)?;
         self.writer.about(&self.data)?;
         self.write()
     }
 
-    /// Writes `results.csv`, `metrics.csv` and `costs.csv`.
+    /// Writes `results.csv`, `metrics.csv` and `costs.csv`, but not before all stored results are known: a run that ends before that would leave
+    /// finished rows as pending.
     ///
     /// # Errors
     /// If the run folder cannot be written.
     pub fn write(&self) -> anyhow::Result<()> {
-        self.writer.results(&self.data)
+        match self.is_known {
+            true => self.writer.results(&self.data),
+            false => Ok(()),
+        }
     }
 
     /// Returns the number of failed cells.

@@ -92,6 +92,12 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &RunFolder) -> anyhow::Result<Fi
     replaced.check_images(cx, &images.scan)?;
     replaced.check_kept(cx)?;
     replaced.check_uncomputed(cx, walk())?;
+    if !replaced.earlier.costs.is_empty() {
+        // What fails, starts slowly or is interrupted does so before the folder of an earlier run changes.
+        let mut look = walk();
+        look.pass(Mode::Lookup, &mut Ignored)?;
+        check_memory(&look, cx, &images, depth == Depth::All)?;
+    }
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
@@ -103,10 +109,13 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &RunFolder) -> anyhow::Result<Fi
     walk.pass(Mode::Lookup, &mut board)?;
     board.write_about(&replaced.earlier)?;
     check_memory(&walk, cx, &images, depth == Depth::All)?;
-    if walk.is_missing() {
-        walk.attach_decoded()?;
-    }
-    let ended = walk.pass(Mode::Compute, &mut board);
+    let mut compute = || {
+        if walk.is_missing() {
+            walk.attach_decoded()?;
+        }
+        walk.pass(Mode::Compute, &mut board)
+    };
+    let ended = compute();
     // Finished results are written even if the run ends early.
     let finished = finish(cx, &board, out)?;
     ended?;

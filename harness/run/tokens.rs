@@ -167,7 +167,8 @@ fn write_row(
     write_targets(cx, &images, tokenizer, (split, ViewPlan::Eval), beside)?;
     let Places { out, labels, names } = places;
     let all = images.dataset.labels(split);
-    npy::write(labels, &[all.len()], all.iter().copied())?;
+    let written = npy::replace(labels, &[all.len()], all.iter().copied());
+    written.with_context(|| labels.display().to_string())?;
     let lines = (0..all.len()).map(|index| images.scan.line(split, index) + "\n");
     let lines: String = lines.collect();
     write_atomic(names, lines.as_bytes())?;

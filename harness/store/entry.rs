@@ -1,8 +1,9 @@
 //! A finished stage. Its files are compared with their digests before they are read.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -116,7 +117,10 @@ impl Entry {
         let from = self.file(name)?;
         let beside = files::beside(to);
         let copied = copy(&from, &beside).and_then(|()| {
-            let modified = fs::metadata(&from)?.modified()?;
+            let about = fs::metadata(&from)?;
+            let modified = about.modified()?;
+            // Files of the store may be read-only; their owner may edit the copies.
+            fs::set_permissions(&beside, Permissions::from_mode(about.mode() | 0o200))?;
             File::options()
                 .write(true)
                 .open(&beside)?

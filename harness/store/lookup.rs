@@ -47,6 +47,8 @@ pub struct Store {
 
 /// Pause between two attempts while another process holds a lock.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Pauses until a user is told that a stage waits.
+const QUIET: u64 = 10;
 /// Limit of the time for which this machine's cache of names may hide a folder of another machine. Above NFS's default of 60 s (`acdirmax`).
 const HIDDEN: Duration = Duration::from_secs(90);
 /// Limit of the attempts in a store that damages every file.
@@ -300,8 +302,16 @@ impl Store {
         key: &str,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Lock, StoreError> {
+        let mut turns = 0_u64;
         loop {
-            match self.folder.attempt(stage, key)? {
+            let attempt = self.folder.attempt(stage, key)?;
+            turns += 1;
+            if turns == QUIET && matches!(attempt, Attempt::Busy) {
+                self.folder.tell(&format!(
+                    "{stage} {key:.12}: another process computes it; this one waits"
+                ));
+            }
+            match attempt {
                 Attempt::Taken(lock) => return Ok(lock),
                 Attempt::Busy if interrupted() => {
                     self.folder.kept.store(true, Ordering::Relaxed);

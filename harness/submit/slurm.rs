@@ -255,7 +255,10 @@ pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow
             done.nodes.push((*node, name));
         }
         done.ids.push(id);
-        folder.write_jobs(&done)?;
+        if let Err(error) = folder.write_jobs(&done) {
+            output(Command::new("scancel").args(&done.ids))?;
+            return Err(error);
+        }
     }
     Ok(done)
 }

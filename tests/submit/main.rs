@@ -202,6 +202,18 @@ fn a_live_submission_is_not_submitted_again_and_stored_nodes_are_left_out() {
         fs::read(bench.path("out/submit/jobs.json")).unwrap(),
         before
     );
+    // A submission that was interrupted: `--wait` waited for a part, and then results were missing.
+    let mut part: serde_json::Value = serde_json::from_slice(&before).unwrap();
+    part["nodes"].as_array_mut().unwrap().truncate(1);
+    fs::write(bench.path("out/submit/jobs.json"), part.to_string()).unwrap();
+    let output = submit(&bench, &bin, &["--to", "slurm", "--wait"]);
+    let expected = format!("only 1 of {submitted} nodes were submitted");
+    let said = error(&output);
+    assert!(
+        said.contains(&expected) && said.contains("scancel 17 18"),
+        "{said}"
+    );
+    fs::write(bench.path("out/submit/jobs.json"), &before).unwrap();
     // Without the plan, nodes of another one would be computed by the jobs in the queue.
     let [plan_file, aside] = ["plan.json", "aside"].map(|name| bench.path("out/submit").join(name));
     fs::rename(&plan_file, &aside).unwrap();

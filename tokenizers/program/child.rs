@@ -24,6 +24,8 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 const GRACE: Duration = Duration::from_secs(2);
 /// Time between two looks at a process, or at an interruption.
 const TICK: Duration = Duration::from_millis(20);
+/// Longest time between two looks that counts; a longer one is that of a suspended process.
+const AWAKE: Duration = Duration::from_secs(1);
 /// Lines of standard error that an error shows.
 const LINES: usize = 8;
 /// Bytes of a line, and of wrong output, that an error shows.
@@ -160,9 +162,13 @@ impl Child {
     /// # Errors
     /// [`Fault`]; the child has then ended.
     pub fn receive(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Vec<u8>, Fault> {
-        let start = Instant::now();
+        let (mut waited, mut last) = (Duration::ZERO, Instant::now());
         loop {
-            match self.said.recv_timeout(TICK) {
+            let said = self.said.recv_timeout(TICK);
+            // A queue may suspend this process and the child for hours.
+            waited += last.elapsed().min(AWAKE);
+            last = Instant::now();
+            match said {
                 Ok(Said::Frame(reply)) => {
                     self.open = self.open.saturating_sub(1);
                     return Ok(reply);
@@ -175,7 +181,7 @@ impl Child {
                     self.end(Duration::ZERO);
                     return Err(Fault::Interrupted);
                 }
-                Err(RecvTimeoutError::Timeout) if start.elapsed() >= self.limit => {
+                Err(RecvTimeoutError::Timeout) if waited >= self.limit => {
                     return Err(self.time_out());
                 }
                 Err(RecvTimeoutError::Timeout) if self.is_over() => return self.last(),
