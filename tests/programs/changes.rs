@@ -49,6 +49,36 @@ fn the_key_changes_with_the_file_of_a_function() {
     assert!(score(&format!("{PYTHON}\n")) > first);
 }
 
+/// The key had the new text, and the numbers were those of the bytecode of the old one.
+#[test]
+fn a_function_whose_file_keeps_its_length_and_time_is_computed_from_its_text() {
+    if !python() {
+        return;
+    }
+    let bench = suite(&[function("tokenize", ", codebook_size: 8")]);
+    let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let score = |bench: &Bench, source: &str| {
+        std::fs::write(bench.path("mine.py"), source).unwrap();
+        let file = std::fs::File::options()
+            .append(true)
+            .open(bench.path("mine.py"))
+            .unwrap();
+        file.set_modified(time).unwrap();
+        let mut command = bench.command(&["score", "suite.yaml", "--out", "out"]);
+        command.env_remove("PYTHONDONTWRITEBYTECODE");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", error(&output));
+        metrics(bench, "tokenize")
+    };
+    let other = PYTHON.replace("np.float32(codes - 1)", "np.float32(codes - 6)");
+    let first = score(&bench, PYTHON);
+    assert!(bench.path("__pycache__").exists());
+    let second = score(&bench, &other);
+    assert_ne!(second, first);
+    let fresh = suite(&[function("tokenize", ", codebook_size: 8")]);
+    assert_eq!(second, score(&fresh, &other));
+}
+
 /// It ended with status 0.
 #[test]
 fn targets_that_change_during_a_run_end_its_row() {
