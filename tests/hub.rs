@@ -20,6 +20,11 @@ fn graph() -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
 fn bench(model: &str) -> Bench {
     Bench::on_32_pixels(
         "onnx-ids",
@@ -29,13 +34,19 @@ fn bench(model: &str) -> Bench {
 
 /// Creates the files of a download by the hub's client: a blob, a link in the commit's snapshot, and the branch's commit.
 fn fill(home: &Path, branch: Option<&str>) -> PathBuf {
+    fill_with(home, branch, ("abc", &graph()))
+}
+
+/// As [`fill`], with a blob of this name and content.
+fn fill_with(home: &Path, branch: Option<&str>, (name, content): (&str, &[u8])) -> PathBuf {
     let repo = home.join("hub/models--mosaics--vq");
     let snapshot = repo.join("snapshots").join(COMMIT).join("onnx");
     for folder in [&repo.join("blobs"), &repo.join("refs"), &snapshot] {
         std::fs::create_dir_all(folder).unwrap();
     }
-    std::fs::write(repo.join("blobs/abc"), graph()).unwrap();
-    std::os::unix::fs::symlink("../../../blobs/abc", snapshot.join("ids.onnx")).unwrap();
+    std::fs::write(repo.join("blobs").join(name), content).unwrap();
+    let blob = Path::new("../../../blobs").join(name);
+    std::os::unix::fs::symlink(blob, snapshot.join("ids.onnx")).unwrap();
     if let Some(branch) = branch {
         std::fs::write(repo.join("refs").join(branch), COMMIT).unwrap();
     }
@@ -114,7 +125,7 @@ fn an_offline_error_names_the_remedy() {
                 "with.model",
                 "hf:mosaics/vq/onnx/ids.onnx@main is not in the hub's cache",
                 "home/hub",
-                "`hf download mosaics/vq onnx/ids.onnx --revision main`",
+                "`hf download mosaics/vq onnx/ids.onnx onnx/ids.yaml --revision main`",
                 "HF_HOME",
             ],
         );
@@ -223,6 +234,65 @@ fn a_manifest_is_optional_and_a_wrong_name_is_reported() {
     );
 }
 
+/// The client appended the whole file to the half, and the cache kept it for good.
+#[test]
+fn a_download_that_is_resumed_and_retried_has_the_files_bytes() {
+    let bench = bench(MODEL);
+    let blobs = bench.path("home/hub/models--mosaics--vq/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let (graph, name) = (graph(), sha256(&graph()));
+    let half = &graph[..graph.len() / 2];
+    std::fs::write(blobs.join(format!("{name}.part")), half).unwrap();
+    let server = Server::failing_once();
+    let to = [("HF_ENDPOINT", server.address.as_str())];
+    let (status, _, said) = run(&bench, &["score", "suite.yaml", "--out", "out"], &to);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(std::fs::read(blobs.join(&name)).unwrap() == graph);
+    assert_eq!(column(&bench.path("out"), "status"), ["ok", "ok"]);
+}
+
+/// Whatever an earlier download had left was taken for the file.
+#[test]
+fn a_damaged_file_in_the_cache_is_refused_or_downloaded_again() {
+    let bench = bench(MODEL);
+    let (graph, name) = (graph(), sha256(&graph()));
+    // A field of protobuf that nobody knows is no error of the graph.
+    let wrong = [&graph[..], &[0xf8, 0x07, 0x00]].concat();
+    fill_with(&bench.path("home"), Some("main"), (&name, &wrong));
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    let (status, _, said) = run(&bench, &["score", "suite.yaml"], &offline);
+    assert_eq!(status, Some(2), "{said}");
+    has(
+        &said,
+        &["is damaged in the hub's cache", &name, "--force-download"],
+    );
+    let server = Server::start(false);
+    let to = [("HF_ENDPOINT", server.address.as_str())];
+    let (status, _, said) = run(&bench, &["score", "suite.yaml", "--out", "out"], &to);
+    assert_eq!(status, Some(0), "{said}");
+    let blob = bench.path("home/hub/models--mosaics--vq/blobs").join(name);
+    assert!(std::fs::read(blob).unwrap() == graph);
+}
+
+/// The manifest had stayed on the hub, and with it the labels that the training saw.
+#[test]
+fn a_graph_without_a_manifest_in_the_cache_is_noted_unless_the_row_speaks_of_labels() {
+    let bench = bench(MODEL);
+    fill(&bench.path("home"), Some("main"));
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    let noted = || {
+        let (status, _, said) = run(&bench, &["score", "suite.yaml", "--out", "out"], &offline);
+        assert_eq!(status, Some(0), "{said}");
+        said.matches("there is no manifest in the hub's cache")
+            .count()
+    };
+    assert_eq!(noted(), 1);
+    let text = std::fs::read_to_string(bench.path("suite.yaml")).unwrap();
+    let text = text.replace("codebook_size:", "saw_labels: false, codebook_size:");
+    std::fs::write(bench.path("suite.yaml"), text).unwrap();
+    assert_eq!(noted(), 0);
+}
+
 /// A server with the part of the hub that a download uses: one graph and optionally its manifest.
 struct Server {
     address: String,
@@ -231,13 +301,22 @@ struct Server {
 
 impl Server {
     fn start(manifest: bool) -> Self {
+        Self::of(manifest, false)
+    }
+
+    /// The first request for the graph itself fails.
+    fn failing_once() -> Self {
+        Self::of(false, true)
+    }
+
+    fn of(manifest: bool, mut fails: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&asked);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                answer(&stream, manifest, &seen);
+                answer(&stream, manifest, &seen, &mut fails);
             }
         });
         Self { address, asked }
@@ -248,7 +327,7 @@ impl Server {
     }
 }
 
-fn answer(mut stream: &TcpStream, manifest: bool, seen: &Mutex<Vec<String>>) {
+fn answer(mut stream: &TcpStream, manifest: bool, seen: &Mutex<Vec<String>>, fails: &mut bool) {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
@@ -257,9 +336,7 @@ fn answer(mut stream: &TcpStream, manifest: bool, seen: &Mutex<Vec<String>>) {
     let body = match path.as_str() {
         "/mosaics/vq/resolve/main/onnx/ids.onnx" => graph(),
         "/mosaics/vq/resolve/main/onnx/ids.yaml" if manifest => {
-            let digest = ring::digest::digest(&ring::digest::SHA256, &graph());
-            let digest: Vec<String> = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-            format!("sha256: \"{}\"\nlicence: \"CC0\"\n", digest.concat()).into_bytes()
+            format!("sha256: \"{}\"\nlicence: \"CC0\"\n", sha256(&graph())).into_bytes()
         }
         _ => {
             let none = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -275,11 +352,17 @@ fn answer(mut stream: &TcpStream, manifest: bool, seen: &Mutex<Vec<String>>) {
             .then_some((range.0.parse().ok()?, end))
     });
     let (start, end): (usize, usize) = range.unwrap_or((0, body.len() - 1));
+    if path.ends_with(".onnx") && end > 0 && std::mem::take(fails) {
+        let busy =
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let _ = stream.write_all(busy.as_bytes());
+        return;
+    }
     let part = &body[start..=end.min(body.len() - 1)];
     let head = format!(
         "HTTP/1.1 206 Partial Content\r\nx-repo-commit: {COMMIT}\r\netag: \"{}\"\r\ncontent-length: {}\r\n\
          content-range: bytes {start}-{end}/{}\r\nconnection: close\r\n\r\n",
-        path.rsplit('/').next().unwrap_or_default(),
+        sha256(&body),
         part.len(),
         body.len()
     );

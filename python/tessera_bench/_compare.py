@@ -158,12 +158,16 @@ def check_scores(path: Path, session: Any, call: Any, images: "np.ndarray") -> N
     """Refuses a graph that takes the largest or smallest of numbers that are NaN, which ids do not show."""
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
     names = {node.input[0] for node in model.graph.node if node.op_type in ("ArgMax", "ArgMin", "TopK")}
     names -= {value.name for value in (*model.graph.output, *model.graph.input, *model.graph.initializer)}
     if not names:
         return
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
-    graph = session(model.SerializeToString())
+    # A file beside the graph, because a graph in memory finds no weights in other files.
+    scored = path.with_name(f"scores-{path.name}")
+    onnx.save_model(model, scored)
+    graph = session(os.fspath(scored))
+    scored.unlink()
     if any(np.isnan(scores).any() for image in images for scores in call(graph, image[None])[1:]):
         raise ValueError("module: found scores that are NaN, expected numbers before an argmax or argmin; correct its weights, or give a sample as it sees images")

@@ -46,7 +46,8 @@ def export(
             `[batch, rows, columns]`, or to features, `[batch, dim, rows, columns]` or `[batch, tokens, dim]`. If training mode changes its
             output (batch norm, dropout), call `module.eval()` first.
         sample: float32 `[batch, 3, side, side]`, at least two images as the module sees them, so scaled by `scale`.
-        path: the `.onnx` file to write. The manifest is the `.yaml` file beside it. Files that exist are replaced if the graph is right.
+        path: the `.onnx` file to write. The manifest is the `.yaml` file beside it. Of a module above 2 GiB, weights are in
+            a third file, `.onnx.data`. Files that exist are replaced if the graph is right.
         scale: scaling of the pixels, as in a suite: `zero-one`, `imagenet`, `minus-one-one`, `dvae`, or `{"custom": {"mean": [..], "std": [..]}}`.
         codebook_size: number of different ids; required for ids.
         half: computes in float16, which makes the file half as large. The graph is compared with the module in float32.
@@ -109,6 +110,7 @@ def export(
                 )
         except Exception as error:
             raise TesseraError(f"{path.name}: torch.onnx.export does not write this module with opset={opset}: {first_line(error)}", 2) from error
+        _gather(file)
         manifest = {
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "source": source,
@@ -124,9 +126,20 @@ def export(
         file.with_suffix(".yaml").write_text(text)
         _validate(file, manifest, expected.shape[1])
         path.parent.mkdir(parents=True, exist_ok=True)
-        for one in (file, file.with_suffix(".yaml")):
-            shutil.copyfile(one, path.with_suffix(one.suffix))
+        for one in Path(folder).iterdir():
+            shutil.copyfile(one, path.with_name(one.name))
     return manifest
+
+
+def _gather(file: Path) -> None:
+    """Puts the weights that torch has written beside a graph, because they have more than 2 GiB, into one file."""
+    import onnx
+
+    if len(os.listdir(file.parent)) > 1:
+        model = onnx.load(file)
+        for one in file.parent.iterdir():
+            one.unlink()
+        onnx.save_model(model, file, save_as_external_data=True, location=f"{file.name}.data")
 
 
 def _about(output: "np.ndarray", codebook_size: Optional[int]) -> Dict[str, Any]:

@@ -156,6 +156,7 @@ def evaluate(
     patch_size: Optional[int] = None,
     version: Optional[int] = None,
     input: Optional[Mapping[str, Any]] = None,
+    saw_labels: bool = False,
     name: Optional[str] = None,
     train: bool = False,
     kmeans: Union[str, Sequence[str]] = ("pixel", "hog"),
@@ -168,7 +169,7 @@ def evaluate(
     Args:
         function: as for `tokenizer`, which declares what it returns; or give that here.
         folder: class folders (alone, or in `train` and `val`), `.tar` shards, or CIFAR's binary files.
-        codebook_size, groups, dim, version, input: as for `tokenizer`.
+        codebook_size, groups, dim, version, input, saw_labels: as for `tokenizer`.
         image_size: side of the images in pixels. Default: about that of the first images.
         patch_size: side of a patch. A function returns `(image_size / patch_size) ** 2` ids for an image.
         name: name of the row. Default: the function's name.
@@ -185,6 +186,7 @@ def evaluate(
     """
     row = str(name or getattr(function, "__name__", type(function).__name__))
     given = {"codebook_size": codebook_size, "groups": listed(groups), "dim": dim, "version": version, "input": input}
+    given["saw_labels"] = saw_labels or None
     declared = dict(getattr(function, "tessera", {}))
     for field, value in given.items():
         if value is not None and declared.setdefault(field, value) != value:

@@ -34,6 +34,7 @@ def tokenizer(
     dim: Optional[int] = None,
     version: int = 1,
     input: Optional[Mapping[str, Any]] = None,
+    saw_labels: bool = False,
 ) -> Callable[[Callable[[Any], Any]], Tokenizer]:
     """Declares what a function returns. Use it as a decorator, or as `tokenizer(codebook_size=512)(function)`.
 
@@ -48,6 +49,7 @@ def tokenizer(
         version: increase it when the targets change. The targets of 16 fixed images are compared too, but may miss a small change.
         input: size and scaling of the images, as `input:` in a suite: `{"side": 112, "scale": "imagenet"}`. By default the suite's
             image size and values from 0 to 1.
+        saw_labels: whether labels of any dataset were used to make the function. Its row is then marked and left out of the ranking.
 
     Raises:
         ValueError: if not exactly one of `codebook_size`, `groups` and `dim` is given.
@@ -59,4 +61,7 @@ def tokenizer(
     fields: Dict[str, Any] = {"version": version, **given}
     if input is not None:
         fields["input"] = dict(input)
+    if saw_labels:
+        # A row need not state the default.
+        fields["saw_labels"] = True
     return lambda function: Tokenizer(function, fields)

@@ -236,6 +236,15 @@ class Runs(InFolder):
         evaluate(negative, "images", codebook_size=np.int64(8), image_size=32, patch_size=8, kmeans="pixel", k=3)
         self.assertLess(min(seen), -1)
 
+    def test_a_function_that_saw_labels_says_so(self):
+        """Its row was ranked, without a footnote."""
+        seen = evaluate(bright, "images", codebook_size=8, saw_labels=True, image_size=32, patch_size=8, kmeans="pixel", k=3, out="seen")
+        marked = {row["tokenizer"]: row["saw_labels"] for row in rows_of(seen.results)}
+        self.assertEqual(marked, {"K-means Pixel, K=3": False, "bright": True})
+        found = run("suite.yaml", {"Mine": tokenizer(codebook_size=8, saw_labels=True)(bright)}, train=False, out="out")
+        self.assertEqual([row["saw_labels"] for row in rows_of(found.results)], [False, True])
+        self.assertNotIn("saw_labels", tokenizer(codebook_size=8)(bright).tessera)
+
     def test_a_run_keeps_its_results_when_others_run_or_the_folder_changes(self):
         first = evaluate(bright, "images", codebook_size=8, image_size=32, patch_size=8, kmeans=[])
         second = evaluate(bright, "images", name="Other", codebook_size=8, image_size=32, patch_size=8, kmeans=[])

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import unittest
+import unittest.mock
 import zlib
 from pathlib import Path
 
@@ -122,6 +123,24 @@ class Exports(InFolder):
         for row in rows_of(found.metrics):
             numbers.setdefault(row.pop("tokenizer"), []).append(row)
         self.assertEqual(numbers["Function"], numbers["Graph"])
+
+    def test_weights_that_torch_writes_beside_a_graph_are_kept(self):
+        """As of a module above 2 GiB. They were lost with a temporary folder."""
+        import onnx
+        import onnxruntime
+
+        torch_export = self.torch.onnx.export
+
+        def beside(module, inputs, file, **options):
+            torch_export(module, inputs, file, **options)
+            onnx.save_model(onnx.load(file), file, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0)
+
+        with unittest.mock.patch.object(self.torch.onnx, "export", beside):
+            export(self.module, self.sample, "out/ids.onnx", scale="zero-one", codebook_size=9)
+        self.assertEqual(sorted(os.listdir("out")), ["ids.onnx", "ids.onnx.data", "ids.yaml"])
+        graph = onnxruntime.InferenceSession("out/ids.onnx", providers=["CPUExecutionProvider"])
+        found = graph.run(None, {"pixel_values": self.sample.numpy()})[0]
+        np.testing.assert_array_equal(found, self.module(self.sample).numpy())
 
     def test_features_and_float16_and_the_state_of_the_module(self):
         self.module.train()

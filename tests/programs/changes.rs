@@ -49,12 +49,99 @@ fn the_key_changes_with_the_file_of_a_function() {
     assert!(score(&format!("{PYTHON}\n")) > first);
 }
 
+/// The key had the new text, and the numbers were those of the bytecode of the old one.
+#[test]
+fn a_function_whose_file_keeps_its_length_and_time_is_computed_from_its_text() {
+    if !python() {
+        return;
+    }
+    let bench = suite(&[function("tokenize", ", codebook_size: 8")]);
+    let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let score = |bench: &Bench, source: &str| {
+        std::fs::write(bench.path("mine.py"), source).unwrap();
+        let file = std::fs::File::options()
+            .append(true)
+            .open(bench.path("mine.py"))
+            .unwrap();
+        file.set_modified(time).unwrap();
+        let mut command = bench.command(&["score", "suite.yaml", "--out", "out"]);
+        command.env_remove("PYTHONDONTWRITEBYTECODE");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", error(&output));
+        metrics(bench, "tokenize")
+    };
+    let other = PYTHON.replace("np.float32(codes - 1)", "np.float32(codes - 6)");
+    let first = score(&bench, PYTHON);
+    assert!(bench.path("__pycache__").exists());
+    let second = score(&bench, &other);
+    assert_ne!(second, first);
+    let fresh = suite(&[function("tokenize", ", codebook_size: 8")]);
+    assert_eq!(second, score(&fresh, &other));
+}
+
+/// Their targets were taken for one another's.
+#[test]
+fn replies_in_another_order_than_the_requests_end_their_row() {
+    if !python() {
+        return;
+    }
+    // Two threads; every second request takes longer, at once or after the start.
+    let rows = [0, 4].map(|from| {
+        let row = format!(
+            "{{name: from-{from}, kind: command, with: {{command: [python3, pool.py, \"{from}\"], codebook_size: 8}}}}"
+        );
+        let said: &[&str] = match from {
+            0 => &["at another place", "in the order of the requests"],
+            _ => &["than at its start", "in the order of the requests"],
+        };
+        (row, said)
+    });
+    let mut all: Vec<String> = rows.iter().map(|(row, _)| row.clone()).collect();
+    all.push(shell("fine", &replies("ok"), ""));
+    let bench = suite(&all);
+    std::fs::write(bench.path("pool.py"), POOL).unwrap();
+    let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    let errors = column(&bench.path("out"), "error");
+    for ((row, said), error) in rows.iter().zip(&errors) {
+        for part in *said {
+            assert!(error.contains(part), "{row}: expected {part:?} in: {error}");
+        }
+    }
+}
+
+const POOL: &str = "
+import io, sys, threading, time
+import numpy as np
+from concurrent.futures import ThreadPoolExecutor
+
+replies, sys.stdout = sys.stdout.buffer, sys.stderr
+from mine import largest
+
+lock = threading.Lock()
+
+def answer(images, at):
+    out = io.BytesIO()
+    np.save(out, largest(images, 4, 8))
+    time.sleep(0.5 if at % 2 == 0 and at > int(sys.argv[1]) else 0)
+    with lock:
+        replies.write(len(out.getvalue()).to_bytes(8, 'little') + out.getvalue())
+        replies.flush()
+
+pool = ThreadPoolExecutor(2)
+at = 0
+while head := sys.stdin.buffer.read(8):
+    images = np.load(io.BytesIO(sys.stdin.buffer.read(int.from_bytes(head, 'little'))))
+    at += 1
+    pool.submit(answer, images, at)
+";
+
 /// It ended with status 0.
 #[test]
 fn targets_that_change_during_a_run_end_its_row() {
-    // The checks of a start take three requests. Another four requests later the drawn images come again.
+    // The checks of a start take four requests. Another four requests later the drawn images come again.
     let script = format!(
-        "for at in 1 2 3 4 5; do head -c {REQUEST} > /dev/null; cat ok; done; {}",
+        "for at in 1 2 3 4 5 6; do head -c {REQUEST} > /dev/null; cat ok; done; {}",
         replies("other")
     );
     fail(&[(
@@ -70,9 +157,9 @@ fn targets_that_change_during_a_run_end_its_row() {
 /// Only drift before the last check of its requests was seen.
 #[test]
 fn targets_that_change_after_the_last_check_of_a_pass_end_its_row() {
-    // Three requests of the start, four of the pass, a check and the last two of the pass.
+    // Four requests of the start, four of the pass, three of a check and the last two of the pass.
     let reply = |name: &str| format!("head -c {REQUEST} > /dev/null; cat {name}");
-    let rows = [8, 10].map(|same| {
+    let rows = [11, 13].map(|same| {
         let script = format!(
             "at=0; while [ $at -lt {same} ]; do {}; at=$((at + 1)); done; {}",
             reply("ok"),
@@ -91,7 +178,7 @@ fn targets_that_change_after_the_last_check_of_a_pass_end_its_row() {
 fn a_pretraining_with_targets_that_change_leaves_no_state() {
     let reply = |name: &str| format!("head -c {REQUEST} > /dev/null; cat {name}");
     let script = format!(
-        "at=0; while [ $at -lt 14 ]; do {}; at=$((at + 1)); done; while true; do if [ -e drift ]; then {}; else {}; fi; done",
+        "at=0; while [ $at -lt 19 ]; do {}; at=$((at + 1)); done; while true; do if [ -e drift ]; then {}; else {}; fi; done",
         reply("ok"),
         reply("other"),
         reply("ok")

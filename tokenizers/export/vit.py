@@ -14,8 +14,8 @@ token, registers, layer scale, bias of q, k, v, and the position of the last nor
 was not trained for patches). A distilled DeiT is its timm model (deit_small_distilled_patch16_224).
 
 Pixels are scaled by ImageNet's mean and standard deviation, or by those of timm's tag if --model has one (augreg uses 0.5).
-Whether labels were seen is known for files or models named dino, moco or mae (no) and deit (yes). For others, set
---saw-labels or --no-saw-labels."""
+Whether labels were seen is known for files or models named dino, moco or mae (no, unless the file has a
+classifier) and deit (yes). For others, set --saw-labels or --no-saw-labels."""
 
 import argparse
 
@@ -27,6 +27,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 # Heads, and the parts of a pretraining checkpoint outside the encoder.
 BESIDE = ("head", "decoder", "mask_token", "fc.", "fc_norm", "attn_pool")
+CLASSIFIERS = (".head.weight", ".fc.weight", ".classifier.weight")
 SAW = {"dino": False, "moco": False, "mae": False, "deit": True}
 
 
@@ -41,9 +42,9 @@ class PatchFeatures(torch.nn.Module):
         return self.vit.forward_features(x)[:, self.vit.num_prefix_tokens :]
 
 
-def encoder_state(path):
-    """The encoder's tensors by timm's names, without the wrapper of a training script."""
-    loaded, known = state_of(path), "patch_embed.proj.weight"
+def encoder_state(path, loaded):
+    """The encoder's tensors by timm's names, without the prefix of a training script."""
+    known = "patch_embed.proj.weight"
     state = without_prefix(loaded, known)
     if state is None:
         raise SystemExit(f"{path} holds no ViT by timm's names: no {known} in {sorted(loaded)[:5]}")
@@ -88,8 +89,15 @@ def create(args, state):
     return vit
 
 
-def saw_labels(parser, args):
-    """The given option, otherwise the value for the names of file and model. Random weights saw no labels."""
+def classifier_of(loaded):
+    """The name of a linear classifier in a checkpoint, as Tessera looks for it; None if there is none."""
+    linear = (name for name, value in loaded.items() if getattr(value, "ndim", 0) == 2)
+    return next((name for name in linear if f".{name}".endswith(CLASSIFIERS)), None)
+
+
+def saw_labels(parser, args, loaded):
+    """The given option, otherwise the value for the names of file and model. Random weights saw no labels. A classifier may be that of a
+    fine-tuned model, whose file has the name of its pretraining."""
     if args.saw_labels is not None:
         return args.saw_labels
     if args.random:
@@ -97,6 +105,8 @@ def saw_labels(parser, args):
     for name in (args.checkpoint.name.lower(), args.model.lower()):
         # "dino_deitsmall16" is DINO: the training method comes first, the architecture second.
         known = [saw for word, saw in SAW.items() if word in name]
+        if known and not known[0] and classifier_of(loaded):
+            parser.error(f"{args.checkpoint.name} has a classifier, {classifier_of(loaded)}: set --saw-labels, or --no-saw-labels if labels did not train the encoder")
         if known:
             return known[0]
     parser.error(f"the name {args.checkpoint.name} does not tell whether labels were seen: set --saw-labels or --no-saw-labels")
@@ -109,8 +119,9 @@ def main():
     args = parser.parse_args()
     set_fused_attn(False)
     torch.manual_seed(0)
-    labels = saw_labels(parser, args)
-    vit = create(args, None if args.random else encoder_state(args.checkpoint))
+    loaded = None if args.random else state_of(args.checkpoint)
+    labels = saw_labels(parser, args, loaded)
+    vit = create(args, None if args.random else encoder_state(args.checkpoint, loaded))
     tagged = vit.pretrained_cfg if "." in args.model else IMAGENET
     if "." in args.model:
         args.source = f"timm {args.model}: {tagged.get('hf_hub_id') or tagged.get('url')}"

@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(plain_name, name);
             return;
         }
-        if name == format!("{plain_name} cuda") {
+        if name.starts_with(&format!("{plain_name} cuda, ")) {
             assert!(on_gpu.note.is_none());
             return;
         }

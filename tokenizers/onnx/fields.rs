@@ -1,8 +1,9 @@
 //! Opens the graph of an ONNX row: reads its files and manifest, checks it, and starts a session.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 use tessera_models::{files, foreign};
@@ -62,6 +63,7 @@ pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Op
     let saw_labels = agreed(with, known, "saw_labels", request.saw_labels, |m| {
         m.saw_labels
     })?;
+    read.note_without_manifest(request, cx);
     let chosen = chosen(cx.on_device)?;
     if let Some(note) = chosen.note_once() {
         (cx.progress)(0, 0, note);
@@ -225,6 +227,20 @@ impl Read {
         Error::File {
             path: self.name.clone(),
             message,
+        }
+    }
+
+    /// Notes, once for each model, that a row without `saw_labels` has a graph of the hub without a manifest.
+    fn note_without_manifest(&self, request: &Request<'_>, cx: &Context<'_>) {
+        static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        let is_open = request.saw_labels.is_none() && self.manifest.is_none();
+        let Some(remote) = self.remote.as_ref().filter(|_| is_open) else {
+            return;
+        };
+        let note = remote.without_manifest();
+        let mut noted = NOTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.insert(note.clone()) {
+            (cx.progress)(0, 0, &note);
         }
     }
 

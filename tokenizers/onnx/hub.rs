@@ -2,11 +2,15 @@
 //!
 //! The cache is the one that all programs of the hub share: `HF_HUB_CACHE`, else `HF_HOME/hub`, else
 //! `~/.cache/huggingface/hub`. A cached file is used without access to the network, so a branch stays at the commit of its
-//! first download; `@COMMIT` pins a commit.
+//! first download; `@COMMIT` pins a commit. Whoever uses a large file reads it once more, to compare it with the digest that is its name.
 
 use std::path::{Path, PathBuf};
 
+use ring::digest::{SHA256, digest};
+use tessera_models::files;
+
 use super::input::Context;
+use super::manifest;
 use crate::config::Config;
 use crate::{Error, Result};
 
@@ -85,10 +89,13 @@ impl Remote {
     /// [`Error::NotFetched`] if `cx` forbids the download, [`Error::Missing`] if the file is not available.
     pub fn path(&self, with: &Config, cx: &Context<'_>) -> Result<PathBuf> {
         let folder = folder().map_err(|message| self.missing(with, &message))?;
+        let mut absent = format!("is not in the hub's cache {}", folder.display());
         if let Some(path) = self.cached(&folder) {
-            return Ok(path);
+            match damage(&path, None) {
+                None => return Ok(path),
+                Some(damage) => absent = format!("is damaged in the hub's cache: {damage}"),
+            }
         }
-        let absent = format!("is not in the hub's cache {}", folder.display());
         if let Some(variable) = offline() {
             return Err(self.missing(
                 with,
@@ -115,18 +122,36 @@ impl Remote {
         }
     }
 
+    /// Returns a note on a graph without a manifest: it may have stayed on the hub, and what it says of labels with it.
+    pub fn without_manifest(&self) -> String {
+        format!(
+            "{}: there is no manifest in the hub's cache, so the row does not count as trained with labels; `saw_labels: true` or \
+             `false` in the row states it, and if the repository has a manifest, `{}` fetches it",
+            self.name(),
+            self.command()
+        )
+    }
+
+    /// Returns the command that fills the cache with the file and, of a graph, its manifest. It leaves out what the repository lacks.
+    fn command(&self) -> String {
+        let Self { repo, file, .. } = self;
+        let manifest = Path::new(file).with_extension(manifest::ENDINGS[0]);
+        let manifest = match file.ends_with(".onnx") {
+            true => format!(" {}", manifest.display()),
+            false => String::new(),
+        };
+        format!(
+            "hf download {repo} {file}{manifest} --revision {}",
+            self.revision
+        )
+    }
+
     /// `hf:owner/name/file.onnx@main`.
     fn name(&self) -> String {
         format!("{PREFIX}{}/{}@{}", self.repo, self.file, self.revision)
     }
 
     fn missing(&self, with: &Config, found: &str) -> Error {
-        let Self {
-            repo,
-            file,
-            revision,
-            ..
-        } = self;
         let path = self.instead_of.as_ref();
         let path = path.map_or(String::new(), |p| {
             format!("{} does not exist; ", p.display())
@@ -134,12 +159,29 @@ impl Remote {
         Error::Missing {
             at: with.error("model", format!("{path}{} {found}", self.name())),
             remedy: format!(
-                "on a machine with network access `hf download {repo} {file} --revision {revision}` fills the cache folder, which can be \
-                 copied (HF_HOME sets its location; HF_TOKEN gives access to private repositories); or save the file anywhere and write \
-                 its path as `model`"
+                "on a machine with network access `{}` fills the cache folder, which can be copied (HF_HOME sets its location; HF_TOKEN \
+                 gives access to private repositories; `--force-download` replaces a damaged file); or save the file anywhere, with \
+                 its manifest if it has one, and write its path as `model`",
+                self.command()
             ),
         }
     }
+}
+
+/// Says what is wrong with a file of the cache. The name of a large file's blob is the SHA-256 of its content. Other blobs tell nothing of
+/// it; a download knows their `size`.
+fn damage(path: &Path, size: Option<usize>) -> Option<String> {
+    let blob = path.canonicalize().ok()?;
+    let bytes = files::read(&blob).ok()?;
+    let name = blob.file_name()?.to_string_lossy();
+    if name.len() != 64 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let size = size.filter(|size| *size != bytes.len())?;
+        let (blob, found) = (blob.display(), bytes.len());
+        return Some(format!("{blob} has {found} bytes, expected {size}"));
+    }
+    let found = digest(&SHA256, &bytes);
+    let found: String = found.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    (!found.eq_ignore_ascii_case(&name)).then(|| format!("{} has SHA-256 {found}", blob.display()))
 }
 
 /// Returns the cache folder of the hub's programs.
@@ -178,14 +220,15 @@ impl Remote {
 
 #[cfg(feature = "hub")]
 mod client {
+    use std::cell::Cell;
+    use std::io;
     use std::path::{Path, PathBuf};
 
     use hf_hub::api::Progress;
     use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
     use hf_hub::{Cache, Repo, RepoType};
 
-    use super::super::manifest;
-    use super::{Context, Remote};
+    use super::{Context, Remote, damage, manifest};
 
     /// Retries of an interrupted download; each resumes where the last one stopped.
     const RETRIES: usize = 3;
@@ -241,6 +284,8 @@ mod client {
         matches!(error, ApiError::RequestError(_)) && error.to_string().ends_with("status: 404")
     }
 
+    /// Downloads a file, and again if its content is wrong: the client appends the whole file to what an interrupted download has left if
+    /// its first request fails. The second time nothing is left.
     fn download(
         repo: &ApiRepo,
         file: &str,
@@ -248,26 +293,45 @@ mod client {
         cx: Option<&Context<'_>>,
     ) -> Result<PathBuf, ApiError> {
         let note = format!("downloading {name}");
-        let reporter = Reporter {
-            cx,
-            note: &note,
-            done: 0,
-            total: 0,
+        let total = Cell::new(0);
+        let once = || {
+            let reporter = Reporter {
+                cx,
+                note: &note,
+                done: 0,
+                total: &total,
+            };
+            let path = repo.download_with_progress(file, reporter)?;
+            let damage = damage(&path, Some(total.get()));
+            Ok::<_, ApiError>((path, damage))
         };
-        repo.download_with_progress(file, reporter)
+        if let (path, None) = once()? {
+            return Ok(path);
+        }
+        let (path, damage) = once()?;
+        let Some(damage) = damage else {
+            return Ok(path);
+        };
+        // A cached file counts as whole if its name is not its digest.
+        let blob = path.canonicalize()?;
+        std::fs::remove_file(&path)?;
+        if blob.exists() {
+            std::fs::remove_file(&blob)?;
+        }
+        Err(io::Error::other(damage).into())
     }
 
     struct Reporter<'a> {
         cx: Option<&'a Context<'a>>,
         note: &'a str,
         done: usize,
-        total: usize,
+        total: &'a Cell<usize>,
     }
 
     impl Reporter<'_> {
         fn report(&self) {
             if let Some(cx) = self.cx {
-                (cx.progress)(self.done, self.total, self.note);
+                (cx.progress)(self.done, self.total.get(), self.note);
             }
         }
     }
@@ -275,7 +339,8 @@ mod client {
     impl Progress for Reporter<'_> {
         fn init(&mut self, size: usize, _: &str) {
             // Every attempt calls this again.
-            (self.done, self.total) = (0, size);
+            self.done = 0;
+            self.total.set(size);
         }
 
         fn update(&mut self, size: usize) {

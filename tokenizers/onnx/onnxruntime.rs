@@ -1,12 +1,14 @@
 //! ONNX Runtime, loaded at run time. Search order: `ORT_DYLIB_PATH`, the `onnxruntime` package of the active Python environment,
 //! the system's library.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ort::environment::{Environment, EnvironmentBuilder};
 use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
+use tessera_models::files;
 
 use super::check::{Checked, Element};
 use super::engine::{Engine, Output, Session, Source, first_line};
@@ -70,11 +72,38 @@ impl OnnxRuntime {
         let tried = builder.with_execution_providers([provider]);
         tried.map_err(|e| first_line(&e))?;
         Ok(Self {
-            name: format!("{} cuda", self.name),
+            name: format!("{} cuda, {}", self.name, gpu()?),
             environment: self.environment.clone(),
             cuda: true,
         })
     }
+}
+
+/// Returns the GPU, for keys: GPUs differ in the order of sums, and some round products to TF32.
+///
+/// # Errors
+/// Why it is not known.
+fn gpu() -> Result<String, String> {
+    tessera_kernels::device::gpu().or_else(|reason| {
+        let models = models(Path::new("/proc/driver/nvidia/gpus")).into_iter();
+        match &models.collect::<Vec<_>>()[..] {
+            [one] => Ok(one.clone()),
+            found => Err(format!(
+                "results need the name of the GPU, found {found:?} by NVIDIA's driver, expected one; the GPU itself cannot be asked: {reason}"
+            )),
+        }
+    })
+}
+
+/// Returns the different GPUs that NVIDIA's driver for Linux lists in `folder`.
+fn models(folder: &Path) -> BTreeSet<String> {
+    let gpus = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    gpus.filter_map(|gpu| {
+        let about = files::read_to_string(&gpu.path().join("information")).ok()?;
+        let mut lines = about.lines();
+        lines.find_map(|line| Some(line.strip_prefix("Model:")?.trim().to_owned()))
+    })
+    .collect()
 }
 
 /// Sessions per graph with the CUDA provider: one computes while the other's images are transferred.
@@ -323,4 +352,30 @@ fn version(library: &Path) -> String {
     of_branch
         .or_else(|| digits(&name))
         .unwrap_or_else(|| info.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Results of different GPUs had one key.
+    #[test]
+    fn the_driver_tells_the_models_of_gpus() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |gpus: &[(&str, &str)]| {
+            for (bus, model) in gpus {
+                let gpu = folder.path().join(bus);
+                std::fs::create_dir_all(&gpu).unwrap();
+                let about = format!("Model: \t\t {model}\nIRQ:   \t\t 123\n");
+                std::fs::write(gpu.join("information"), about).unwrap();
+            }
+            models(folder.path()).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), Vec::<String>::new());
+        assert_eq!(
+            of(&[("0", "NVIDIA H200"), ("1", "NVIDIA H200")]),
+            ["NVIDIA H200"]
+        );
+        assert_eq!(of(&[("2", "NVIDIA L4")]), ["NVIDIA H200", "NVIDIA L4"]);
+    }
 }

@@ -11,8 +11,8 @@ use crate::view::{CropBox, Image, InputSpec, Sample, SampleId, Split, ViewBuf};
 
 /// Number of drawn images. Changing them or their number changes every fingerprint.
 pub const DRAWN: usize = 16;
-/// Images that are tokenized twice: among themselves, and beside others at other positions.
-const REPEATED: usize = DRAWN / 2;
+/// Images that are tokenized again: among themselves, and beside others at other positions.
+pub const REPEATED: usize = DRAWN / 2;
 /// Largest difference of two values of the same image, as a fraction of the largest value. Sums of a matrix product may round
 /// otherwise at another position; sums over the batch move values by more.
 const ROUNDING: f32 = 1e-4;
@@ -89,6 +89,17 @@ fn sample(side: usize, index: usize, change: fn(u8) -> u8) -> Sample {
     }
 }
 
+/// Returns two requests of the drawn `images`, of at most `batch`: the first in order, and the last in reverse, with another image at every
+/// place. With each is its list of images.
+pub fn pair(images: &[f32], batch: usize) -> [(Vec<f32>, Vec<usize>); 2] {
+    let size = images.len() / DRAWN;
+    let count = DRAWN.min(batch);
+    [(0..count).collect(), (DRAWN - count..DRAWN).rev().collect()].map(|all: Vec<usize>| {
+        let each = all.iter().flat_map(|at| &images[at * size..][..size]);
+        (each.copied().collect(), all)
+    })
+}
+
 /// Returns a batch in which the first of the dim `images` stand in another order beside `neighbours`, and which image is where.
 pub fn beside(images: &[f32], neighbours: &[f32], batch: usize) -> (Vec<f32>, Vec<(usize, usize)>) {
     let size = images.len() / REPEATED;
@@ -154,6 +165,20 @@ mod tests {
             for (image, place) in places {
                 assert_eq!(all[place], image as f32, "{batch}");
             }
+        }
+    }
+
+    #[test]
+    fn two_requests_have_different_images_at_every_place() {
+        let images: Vec<f32> = (0..DRAWN).map(|at| at as f32).collect();
+        for batch in [1, 2, 7, 8, 15, 16, 40] {
+            let [(first, order), (second, reverse)] = pair(&images, batch);
+            assert_eq!([first.len(), second.len()], [batch.min(DRAWN); 2]);
+            for (found, order) in [(&first, &order), (&second, &reverse)] {
+                let expected: Vec<f32> = order.iter().map(|at| images[*at]).collect();
+                assert_eq!(*found, expected, "{batch}");
+            }
+            assert!(first.iter().zip(&second).all(|(a, b)| a != b), "{batch}");
         }
     }
 

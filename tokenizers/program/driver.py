@@ -3,7 +3,8 @@
 The function gets float32 [batch, 3, height, width] and returns integers [batch, patches] or [batch, rows, columns], or numbers per
 patch. What it or its module prints goes to standard error. FIELDS is the row's `with:` as JSON. PROTOCOL.md describes the frames.
 """
-import importlib
+import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -33,6 +34,12 @@ def function(name):
     """Returns the function `package.module:function`."""
     module, _, path = name.partition(":")
     sys.path.insert(0, os.getcwd())
+    # Python takes the bytecode of an earlier text for that of this one if the second of their change and their length are the same. The key has
+    # the text.
+    stem = os.path.join(os.getcwd(), *module.split("."))
+    for file in (os.path.join(stem, "__init__.py"), stem + ".py"):
+        with contextlib.suppress(OSError):
+            os.remove(importlib.util.cache_from_source(file))
     found = importlib.import_module(module)
     for part in path.split("."):
         found = getattr(found, part)

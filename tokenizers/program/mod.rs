@@ -8,6 +8,7 @@ mod frame;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::Path;
+use std::slice::Chunks;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -169,10 +170,24 @@ impl Program {
         images: &[f32],
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Reply> {
+        self.ask_each(child, self.requests(images), interrupted)
+    }
+
+    /// Returns the images of each request for `images`.
+    fn requests<'a>(&self, images: &'a [f32]) -> Chunks<'a, f32> {
+        images.chunks(self.wanted.batch * 3 * self.wanted.input.side.pow(2))
+    }
+
+    /// Returns the targets of the images of several requests, each of at most a batch.
+    fn ask_each<'a>(
+        &self,
+        child: &mut Child,
+        mut parts: impl Iterator<Item = &'a [f32]>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Reply> {
         let (side, batch) = (self.wanted.input.side, self.wanted.batch);
         let (size, each) = (3 * side * side, self.expected.per_image());
         let (mut ids, mut values) = (Vec::new(), Vec::new());
-        let mut parts = images.chunks(batch * size);
         let mut sent = VecDeque::new();
         loop {
             // The child can read a request while it computes the one before.
@@ -199,19 +214,26 @@ impl Program {
         })
     }
 
-    /// Checks that the targets of drawn images do not depend on the images beside them, on their positions or on chance.
+    /// Checks that the targets of drawn images do not depend on the images beside them, on their positions, on the other request that is
+    /// under way, or on chance.
     fn check_repeated(&self, child: &mut Child, interrupted: &dyn Fn() -> bool) -> Result<()> {
         let input = &self.wanted.input;
         let images = drawn::dim(input)?;
-        let alone = self.ask(child, &images, interrupted)?;
         let (batch, places) = drawn::beside(&images, &drawn::stark(input)?, self.wanted.batch);
-        let again = self.ask(child, &batch, interrupted)?;
-        let each = self.expected.per_image();
-        match drawn::differing(&alone, &again, &places, each) {
+        let alone = self.requests(&images);
+        // Each is asked for while the other is under way, because replies may overtake each other.
+        let parts = (alone.clone()).chain([&batch[..]]).chain(alone);
+        let found = self.ask_each(child, parts, interrupted)?;
+        let again = drawn::REPEATED + self.wanted.batch;
+        let twice: Vec<_> = (places.iter())
+            .flat_map(|(at, place)| [*at, again + at].map(|at| (at, drawn::REPEATED + place)))
+            .collect();
+        match drawn::differing(&found, &found, &twice, self.expected.per_image()) {
             None => Ok(()),
             Some(_) => Err(self.failed(child.fail(
                 "gave the same image other targets at another place of another batch; compute each image alone, without sums over \
-                 the batch, its largest or smallest value, and without random numbers (in torch: `model.eval()`), or write `batch: 1`",
+                 the batch, its largest or smallest value, and without random numbers (in torch: `model.eval()`), or write `batch: 1`; \
+                 and reply in the order of the requests, of which two may be under way",
             ))),
         }
     }
@@ -238,16 +260,19 @@ impl Program {
         self.check(one)
     }
 
-    /// Asks a child that has computed for the targets of the drawn images again, of as many as one request takes.
+    /// Asks a child that has computed for the targets of the drawn images again, in three requests.
     fn check(&self, one: &mut Checked) -> Result<()> {
         if one.requests == one.checked {
             return Ok(());
         }
         let images = drawn::images(&self.wanted.input)?;
-        let count = drawn::DRAWN.min(self.wanted.batch);
-        let images = &images[..images.len() / drawn::DRAWN * count];
-        let found = self.ask(&mut one.child, images, &|| false)?;
-        let places: Vec<_> = (0..count).map(|at| (at, at)).collect();
+        let [first, second] = drawn::pair(&images, self.wanted.batch);
+        // Each is asked for while the other is under way.
+        let requests = [&first, &second, &first];
+        let parts = requests.iter().map(|(images, _)| &images[..]);
+        let found = self.ask_each(&mut one.child, parts, &|| false)?;
+        let order = requests.iter().flat_map(|(_, order)| order);
+        let places: Vec<_> = order.copied().zip(0..).collect();
         match drawn::differing(&self.drawn, &found, &places, self.expected.per_image()) {
             None => {
                 one.checked = one.requests;
@@ -256,8 +281,8 @@ impl Program {
             Some(_) => {
                 self.changed.store(true, Ordering::Relaxed);
                 Err(self.failed(one.child.fail(&format!(
-                    "gave the same images other targets after {} requests than at its start; use no random numbers, and keep \
-                     nothing between calls (counters, running averages, codes that are learnt)",
+                    "gave the same images other targets after {} requests than at its start; use no random numbers, keep \
+                     nothing between calls (counters, running averages, codes that are learnt), and reply in the order of the requests",
                     one.requests
                 ))))
             }
