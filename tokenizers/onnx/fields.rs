@@ -43,7 +43,7 @@ pub struct Opened {
 /// [`Error::Missing`] if the file does not exist, [`Error::NotFetched`] if it must be downloaded first, [`Error::File`] if it is
 /// not an ONNX graph with one image input or does not match its manifest, [`Error::Config`] if a field contradicts either.
 pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Opened> {
-    let read = read(with, request.model, cx)?;
+    let read = read(with, request.model, cx)?.noted(request, cx);
     let known = read.manifest.as_ref();
     if let (Some(manifest), Some(kind)) = (known, request.kind) {
         manifest.check_kind(with, kind)?;
@@ -63,7 +63,6 @@ pub fn open(with: &Config, request: &Request<'_>, cx: &Context<'_>) -> Result<Op
     let saw_labels = agreed(with, known, "saw_labels", request.saw_labels, |m| {
         m.saw_labels
     })?;
-    read.note_without_manifest(request, cx);
     let chosen = chosen(cx.on_device)?;
     if let Some(note) = chosen.note_once() {
         (cx.progress)(0, 0, note);
@@ -231,17 +230,17 @@ impl Read {
     }
 
     /// Notes, once for each model, that a row without `saw_labels` has a graph of the hub without a manifest.
-    fn note_without_manifest(&self, request: &Request<'_>, cx: &Context<'_>) {
+    fn noted(self, request: &Request<'_>, cx: &Context<'_>) -> Self {
         static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         let is_open = request.saw_labels.is_none() && self.manifest.is_none();
-        let Some(remote) = self.remote.as_ref().filter(|_| is_open) else {
-            return;
-        };
-        let note = remote.without_manifest();
-        let mut noted = NOTED.lock().unwrap_or_else(PoisonError::into_inner);
-        if noted.insert(note.clone()) {
-            (cx.progress)(0, 0, &note);
+        if let Some(remote) = self.remote.as_ref().filter(|_| is_open) {
+            let note = remote.without_manifest();
+            let mut noted = NOTED.lock().unwrap_or_else(PoisonError::into_inner);
+            if noted.insert(note.clone()) {
+                (cx.progress)(0, 0, &note);
+            }
         }
+        self
     }
 
     /// Returns the scaling from the row, the manifest or the embedded model. Without a row (`kind` is `None`) the scaling does not matter.
