@@ -7,7 +7,8 @@ use super::*;
 fn a_row_without_its_gallery_says_why() {
     // The checks of a start take four requests; counting takes six, a check after four of them three, and one at the end three.
     let each = format!("head -c {REQUEST} > /dev/null; cat ok");
-    let script = format!("for at in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do {each}; done; exit 7");
+    let script =
+        format!("for at in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do {each}; done; exit 7");
     let bench = suite(&[shell("T", &script, ""), shell("fine", &replies("ok"), "")]);
     let output = bench.bench(&["score", "suite.yaml", "--out", "out"]);
     let said = error(&output);
