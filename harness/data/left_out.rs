@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 const NAMED: usize = 10;
 
 /// How the reason begins of files that are used, and may lack images.
-pub const USED: &str = "used, but ";
+pub(super) const USED: &str = "used, but ";
 
 /// An image that is left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +17,8 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Files that are left out for one reason and need no line each: hidden files, files that are no images. With a reason that begins with [`USED`], files
-/// that are used.
+/// Files that are left out for one reason and need no line each: hidden files, files that are no images. With a reason that begins with `used, but `,
+/// files that are used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Why they are left out.
