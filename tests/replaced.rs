@@ -258,15 +258,21 @@ pretrain: {epochs: 1, batch: 32, base_lr: 1.0e-3, warmup_epochs: 0}
     );
 }
 
-/// `bench compare` called the runs not comparable, although every stage was the same.
-#[test]
-fn a_setting_that_changes_no_number_is_no_other_recipe() {
+/// Returns a folder with a finished run of one row.
+fn one_row() -> Bench {
     let row =
         "tokenizers: [{name: Identity, kind: continuous, with: {features: {kind: pixels}}}]\n";
     let recipe =
         "pretrain: {epochs: 1, batch: 32, base_lr: 1.0e-3, warmup_epochs: 0}\nknn: {k: 5}\n";
     let bench = Bench::new(&format!("{HEAD}{row}{recipe}"));
     bench.fine(&RUN);
+    bench
+}
+
+/// `bench compare` called the runs not comparable, although every stage was the same.
+#[test]
+fn a_setting_that_changes_no_number_is_no_other_recipe() {
+    let bench = one_row();
     let set = "pretrain.gradient_checkpointing=true";
     bench.fine(&["run", "suite.yaml", "--out", "other", "--set", set]);
     let hash = |out: &str| column(&bench.path(out), "recipe_hash");
@@ -278,12 +284,7 @@ fn a_setting_that_changes_no_number_is_no_other_recipe() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_refused_run_changes_nothing() {
-    let row =
-        "tokenizers: [{name: Identity, kind: continuous, with: {features: {kind: pixels}}}]\n";
-    let recipe =
-        "pretrain: {epochs: 1, batch: 32, base_lr: 1.0e-3, warmup_epochs: 0}\nknn: {k: 5}\n";
-    let bench = Bench::new(&format!("{HEAD}{row}{recipe}"));
-    bench.fine(&RUN);
+    let bench = one_row();
     let before = files(&bench.path("out"));
     let program = bench.command(&[]).get_program().to_owned();
     let mut limited = std::process::Command::new("sh");

@@ -30,7 +30,7 @@ pub fn compare(options: &CompareOptions) -> Result<(), Failure> {
     }
     let found = found?;
     if options.json {
-        document!(found.json())?;
+        put_json!(found.json())?;
     } else {
         terminal::fold(&found.text(options.all))?;
     }

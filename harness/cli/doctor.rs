@@ -19,7 +19,7 @@ pub fn doctor(folder: Option<&Path>, data: Option<&Path>, json: bool) -> Result<
         all["threads"] = json!(std::thread::available_parallelism().map_or(1, usize::from));
         all["free_disk_bytes"] = json!(free_bytes(here));
         all["gpu"] = json!(tessera_kernels::device::gpu().ok());
-        return Ok(document!(all)?);
+        return Ok(put_json!(all)?);
     }
     for (name, finding) in found {
         tell!("{name:<16}  {finding}")?;

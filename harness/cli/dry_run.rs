@@ -106,7 +106,7 @@ pub fn json(plan: &DryRun, suite: &str) -> Result<(), Failure> {
         "limits": plan.limits,
         "cost": PlannedCost::from(sum),
     });
-    Ok(document!(text)?)
+    Ok(put_json!(text)?)
 }
 
 /// Returns the cost of the stages of a row that are not stored.

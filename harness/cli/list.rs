@@ -13,13 +13,13 @@ use super::terminal;
 use crate::suite;
 
 pub fn schema(registry: &Registry) -> Result<(), Failure> {
-    document!(suite::schema::schema(registry))?;
+    put_json!(suite::schema::schema(registry))?;
     Ok(())
 }
 
 pub fn list(what: What, json: bool, registry: &Registry) -> Result<(), Failure> {
     let lines: Vec<(String, String)> = match what {
-        What::Columns if json => return Ok(document!(columns_json())?),
+        What::Columns if json => return Ok(put_json!(columns_json())?),
         What::Columns => {
             terminal::fold(&all_columns())?;
             return Ok(());
@@ -54,7 +54,7 @@ pub fn list(what: What, json: bool, registry: &Registry) -> Result<(), Failure> 
             .iter()
             .map(|(name, about)| json!({"name": name, "summary": about}))
             .collect();
-        return Ok(document!(Value::Array(all))?);
+        return Ok(put_json!(Value::Array(all))?);
     }
     terminal::fold(&aligned(&lines))?;
     Ok(())

@@ -30,7 +30,7 @@ pub fn plan(options: &PlanOptions, registry: &Registry) -> Result<(), Failure> {
 fn print(options: &PlanOptions, suite: &str, all: &[PlannedNode]) -> Result<(), Failure> {
     if options.json {
         let text = json!({"version": 1, "suite": suite, "nodes": all});
-        return Ok(document!(text)?);
+        return Ok(put_json!(text)?);
     }
     if options.graphviz {
         return Ok(put!("{}", graphviz(all))?);

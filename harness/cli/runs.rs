@@ -27,7 +27,7 @@ pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
         if json {
             let mut about = run.json();
             about["nodes"] = run.submitted.as_ref().map_or(Value::Null, Submitted::json);
-            return Ok(document!(json!({"runs": [about]}))?);
+            return Ok(put_json!(json!({"runs": [about]}))?);
         }
         put!("{}", run.line())?;
         return run.submitted.as_ref().map_or(Ok(()), Submitted::print);
@@ -57,7 +57,7 @@ pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
             Ok(run) => run.json(),
             Err(e) => unreadable(&path, &e),
         });
-        return Ok(document!(json!({"runs": all.collect::<Vec<_>>()}))?);
+        return Ok(put_json!(json!({"runs": all.collect::<Vec<_>>()}))?);
     }
     for (path, run) in runs {
         match run {

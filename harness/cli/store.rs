@@ -10,7 +10,7 @@ use super::args::StoreVerb;
 use super::failure::Failure;
 use crate::store;
 
-/// Returns the folder of finished stages: the argument, `TESSERA_STORE`, or `runs/.store`.
+/// Returns the folder of finished stages: the argument, `TESSERA_STORE` (in which `~/` is the home folder, as in suites), or `runs/.store`.
 pub fn folder(argument: Option<&Path>) -> PathBuf {
     let variable = std::env::var_os("TESSERA_STORE").filter(|v| !v.is_empty());
     argument

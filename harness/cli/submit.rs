@@ -243,8 +243,8 @@ fn attach(
     let all = all.filter(|node| !node.stored).count();
     if same && submitted < all {
         return Err(Failure::Wrong(format!(
-            "{}: only {submitted} of {all} nodes were submitted ({name} jobs {ids}), because the submission was interrupted; end them with `{}`, \
-             then run the same command again",
+            "{}: only {submitted} of {all} nodes were submitted ({name} jobs {ids}): the submission goes on in another process, or was interrupted; \
+             if it was, end them with `{}`, then run the same command again",
             plan.out,
             jobs.scheduler.cancel(jobs)
         )));

@@ -16,8 +16,8 @@ macro_rules! put {
     };
 }
 
-/// Writes a JSON document to standard output: `document!(value)?`.
-macro_rules! document {
+/// Writes a JSON document to standard output: `put_json!(value)?`.
+macro_rules! put_json {
     ($value:expr) => {
         $crate::cli::terminal::json(&format!("{:#}", $value))
     };

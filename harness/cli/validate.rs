@@ -26,7 +26,7 @@ pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failu
         Err(error) => {
             // A signal says nothing about the suite.
             if wish.json && !is_interruption(&format!("{error:#}")) {
-                document!(refusal(&error))?;
+                put_json!(refusal(&error))?;
             }
             return Err(error.into());
         }
@@ -36,8 +36,8 @@ pub fn validate(wish: &ValidateOptions, registry: &Registry) -> Result<(), Failu
             let text = suite.resolved_text(registry)?;
             terminal::output(format_args!("{text}"))?;
         }
-        (true, true) => document!(suite.resolved_value(registry))?,
-        (false, true) => document!(document(path, &suite, &found, registry))?,
+        (true, true) => put_json!(suite.resolved_value(registry))?,
+        (false, true) => put_json!(document(path, &suite, &found, registry))?,
         (false, false) => print(path, &suite, &found, registry)?,
     }
     Ok(())

@@ -386,6 +386,7 @@ mod tests {
         assert_eq!(right(data.predicted_top5(), "lp_top5"), [[true, true]]);
         assert_eq!(right(data.predicted(), probe.unwrap().key), [[true, false]]);
     }
+
     /// Tables of another run dropped them.
     #[test]
     fn a_run_brings_its_overrides_and_risen_losses_into_tables_of_others() {

@@ -101,11 +101,7 @@ pub fn run(cx: &Context<'_>, depth: Depth, out: &RunFolder) -> anyhow::Result<Fi
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
-    let leaving = replaced.leaving(cx, &board.data.records);
-    let notes = [leaving, replaced.unasked(&graph), replaced.fits(cx, &graph)];
-    for note in notes.into_iter().flatten() {
-        cx.reporter.note(&note);
-    }
+    replaced.tell_leaving(cx, &graph, &board.data.records);
     walk.pass(Mode::Lookup, &mut board)?;
     board.write_about(&replaced.earlier)?;
     check_memory(&walk, cx, &images, depth == Depth::All)?;

@@ -277,11 +277,7 @@ pub fn collect(
     let mut walk = walk();
     let covered = |node: &Node<'_>| depth.covers(node);
     let mut board = Board::new(cx, &images, (&graph, &covered), out)?;
-    let leaving = replaced.leaving(cx, &board.data.records);
-    let notes = [leaving, replaced.unasked(&graph), replaced.fits(cx, &graph)];
-    for note in notes.into_iter().flatten() {
-        cx.reporter.note(&note);
-    }
+    replaced.tell_leaving(cx, &graph, &board.data.records);
     let missing = loop {
         walk.pass(Mode::Collect, &mut board)?;
         let missing: Vec<String> = stored_nodes(&graph)

@@ -231,8 +231,20 @@ impl<'a> Replaced<'a> {
         }
     }
 
+    /// Tells the user which results leave the folder, whose new ones are `records`.
+    pub fn tell_leaving(&self, cx: &Context<'_>, graph: &Graph<'_>, records: &[Record]) {
+        let leaving = [
+            self.leaving(cx, records),
+            self.unasked(graph),
+            self.fits(cx, graph),
+        ];
+        for note in leaving.into_iter().flatten() {
+            cx.reporter.note(&note);
+        }
+    }
+
     /// Says which finished results leave the folder because the rows or seeds of this run, those of `records`, are others; `None` if none does.
-    pub fn leaving(&self, cx: &Context<'_>, records: &[Record]) -> Option<String> {
+    fn leaving(&self, cx: &Context<'_>, records: &[Record]) -> Option<String> {
         let stays = |old: &Record| {
             let mut all = records.iter();
             all.any(|new| (&new.tokenizer, new.seed) == (&old.tokenizer, old.seed))
@@ -250,7 +262,7 @@ impl<'a> Replaced<'a> {
     }
 
     /// Says which finished stages of rows of this run leave the folder because the suite does not ask for them; `None` if none does.
-    pub fn unasked(&self, graph: &Graph<'_>) -> Option<String> {
+    fn unasked(&self, graph: &Graph<'_>) -> Option<String> {
         let (mut asked, mut rows) = (HashSet::new(), HashSet::new());
         for node in &graph.nodes {
             asked.insert((node.row.name.as_str(), node.stage.name()));
@@ -275,7 +287,7 @@ impl<'a> Replaced<'a> {
     }
 
     /// Says which fits of codebooks leave the folder because this run has other fit seeds; `None` if none does.
-    pub fn fits(&self, cx: &Context<'_>, graph: &Graph<'_>) -> Option<String> {
+    fn fits(&self, cx: &Context<'_>, graph: &Graph<'_>) -> Option<String> {
         let rows: HashSet<&str> = graph.nodes.iter().map(|n| n.row.name.as_str()).collect();
         let mut leaving: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
         for record in self.earlier.records.iter().flatten() {

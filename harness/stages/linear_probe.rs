@@ -162,7 +162,7 @@ impl LinearProbe<'_> {
             ));
         }
         let decay = match self.recipe.weight_decay > 0.0 {
-            true => "; `weight_decay` keeps it from the optimum of that loss, too",
+            true => "; `weight_decay` above 0 keeps it from the optimum of that loss, too",
             false => "",
         };
         (!has_converged(fall)).then(|| {

@@ -176,8 +176,8 @@ const UNREADABLE: &str = "unreadable";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Removes entries, resume state, damaged entries and records of failures older than `keep`, and temporary folders of dead processes. Entries that a live process computes or uses stay. Returns the removed folders (with `dry_run`, those that
-/// would be removed) with their bytes.
+/// Removes entries, resume state, damaged entries and records of failures older than `keep`, and temporary folders of dead processes. Entries that a
+/// live process computes or uses stay. Returns the removed folders (with `dry_run`, those that would be removed) with their bytes.
 ///
 /// # Errors
 /// When something cannot be removed.

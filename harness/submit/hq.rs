@@ -166,7 +166,10 @@ pub(super) fn submit(folder: &Folder, plan: &Plan) -> anyhow::Result<Jobs> {
         name: Some(name(plan)),
         nodes: nodes.map(|(at, _)| (at, format!("{id}@{at}"))).collect(),
     };
-    folder.write_jobs(&jobs)?;
+    if let Err(error) = folder.write_jobs(&jobs) {
+        output(Command::new("hq").args(["job", "cancel", &jobs.ids[0]]))?;
+        return Err(error);
+    }
     Ok(jobs)
 }
 

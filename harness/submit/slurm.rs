@@ -31,7 +31,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("--clusters", "-M"),
 ];
 
-/// Variables that have the effect of refused options, or that would name the job of the submission to its nodes.
+/// Variables that have the effect of refused options, that override options of the scripts, or that would name the job of the submission to its nodes.
 const VARIABLES: &[&str] = &[
     "SBATCH_ARRAY_INX",
     "SBATCH_WAIT",
@@ -239,13 +239,7 @@ pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow
         let id = match said {
             // With several clusters, the name of the cluster follows.
             Ok(said) => said.trim().split(';').next().unwrap_or_default().to_owned(),
-            Err(error) => {
-                if !done.ids.is_empty() {
-                    output(Command::new("scancel").args(&done.ids))?;
-                }
-                folder.forget_jobs()?;
-                return Err(error);
-            }
+            Err(error) => return Err(cancelled(folder, &done, error)?),
         };
         for (task, node) in &job.tasks {
             let name = match job.group {
@@ -256,11 +250,19 @@ pub(super) fn submit(folder: &Folder, plan: &Plan, options: &[String]) -> anyhow
         }
         done.ids.push(id);
         if let Err(error) = folder.write_jobs(&done) {
-            output(Command::new("scancel").args(&done.ids))?;
-            return Err(error);
+            return Err(cancelled(folder, &done, error)?);
         }
     }
     Ok(done)
+}
+
+/// Cancels the jobs of a submission that cannot be completed, and returns the reason.
+fn cancelled(folder: &Folder, done: &Jobs, reason: anyhow::Error) -> anyhow::Result<anyhow::Error> {
+    if !done.ids.is_empty() {
+        output(Command::new("scancel").args(&done.ids))?;
+    }
+    folder.forget_jobs()?;
+    Ok(reason)
 }
 
 /// Returns the jobs and tasks in the queue.

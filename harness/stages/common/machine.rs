@@ -35,6 +35,8 @@ pub struct Machine {
     launcher: Option<String>,
     /// Whether pretraining runs with a graph of operations, which rounds in another order.
     graph: bool,
+    /// Whether a GPU keeps the driver's stream per thread, which may give wrong numbers.
+    stream: bool,
 }
 
 impl Machine {
@@ -47,6 +49,7 @@ impl Machine {
             precision: compute.precision(),
             launcher: launcher.map(Device::name),
             graph: !compute.is_resident(),
+            stream: defaults::keeps("stream") && (launcher.is_some() || compute.chip().is_some()),
             arch,
         }
     }
@@ -61,6 +64,7 @@ impl Machine {
             precision,
             launcher: Some(chip.name().to_owned()),
             graph: precision == Precision::F32 || defaults::keeps("graph"),
+            stream: defaults::keeps("stream"),
         }
     }
 
@@ -72,9 +76,7 @@ impl Machine {
         if let Some(launcher) = &self.launcher {
             all["launcher"] = json!(launcher);
         }
-        let has_gpu = self.launcher.is_some() || self.device == "cuda";
-        // It may give wrong numbers.
-        if has_gpu && defaults::keeps("stream") {
+        if self.stream {
             all["stream"] = json!("default");
         }
         all
@@ -177,6 +179,13 @@ mod tests {
         model["dtype"] = json!("f32");
         model.as_object_mut().unwrap().remove("graph");
         assert_eq!(gpu(Precision::F32).model_numerics(None), model);
+        // Wrong numbers of the driver's stream do not stand for right ones.
+        model["stream"] = json!("default");
+        let machine = Machine {
+            stream: true,
+            ..gpu(Precision::F32)
+        };
+        assert_eq!(machine.model_numerics(None), model);
     }
 
     #[test]
