@@ -1,5 +1,4 @@
-//! Image files to 8-bit RGB, as Pillow's `convert("RGB")` does it: alpha dropped, the high byte of 16 bits (grey without alpha is cut off
-//! at 255), CMYK and grey to RGB; the orientation tag is ignored.
+//! Image files to 8-bit RGB, as Pillow's `convert("RGB")` does it: alpha dropped, CMYK and grey to RGB; the orientation tag is ignored.
 //!
 //! JPEGs have the pixels of libjpeg, which Pillow uses. Other decoders differ by one or two levels, enough to change 3 % of a
 //! real VQ encoder's ids (BENCHMARKS.md). [`jpeg`](super::jpeg) decodes the common kind, libjpeg itself the others.
@@ -10,7 +9,7 @@ use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
 
-use image::{DynamicImage, ImageReader};
+use image::{ImageFormat, ImageReader};
 use mozjpeg::{ColorSpace, Decompress};
 use tessera_models::files;
 use tessera_tokenizers::Image;
@@ -18,64 +17,53 @@ use tessera_tokenizers::Image;
 use super::error::DataError;
 use super::foreign::told;
 use super::jpeg::{self, MOST_PIXELS};
+use super::png;
 
-/// Where a PNG states bits and colour type.
-const PNG_KIND: std::ops::Range<usize> = 24..26;
-/// Grey of 16 bits without alpha.
-const GREY_16: [u8; 2] = [16, 0];
-
-/// Bytes that a decoder may allocate beside those of the file and of the pixels, of up to eight each. A profile of colours that unpacks to more is ignored.
-const BESIDE_PIXELS: u64 = 16 << 20;
+/// Bytes that a decoder may allocate beside those of the file and of the pixels, of up to eight each.
+pub(super) const BESIDE_PIXELS: usize = 16 << 20;
 
 /// Decodes the bytes of one file.
 ///
 /// # Errors
 /// The reason why they do not decode.
 pub fn decode(bytes: &[u8]) -> Result<Image, String> {
-    let unknown = |e: image::ImageError| told(bytes).map_or_else(|| e.to_string(), str::to_owned);
-    let format = image::guess_format(bytes).map_err(unknown)?;
-    if format == image::ImageFormat::Jpeg {
-        return jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok);
+    match image::guess_format(bytes).map_err(|e| said(bytes, &e))? {
+        ImageFormat::Jpeg => jpeg::decode(bytes).map_or_else(|| libjpeg(bytes, 8), Ok),
+        ImageFormat::Png => quietly(|| png::decode(bytes))?,
+        ImageFormat::WebP if is_cut(bytes) => Err("is truncated".into()),
+        format => quietly(|| webp(bytes, format))?,
     }
-    if format == image::ImageFormat::WebP && is_cut(bytes) {
-        return Err("is truncated".into());
-    }
-    let read = |pixels: u64| {
+}
+
+/// Returns why the bytes do not decode: what they are, or the decoder's error.
+fn said(bytes: &[u8], error: &image::ImageError) -> String {
+    told(bytes).map_or_else(|| error.to_string(), str::to_owned)
+}
+
+/// Decodes a WebP. Other formats are refused with their name.
+fn webp(bytes: &[u8], format: ImageFormat) -> Result<Image, String> {
+    let said = |error| said(bytes, &error);
+    let read = |pixels: usize| {
         let mut reader = ImageReader::with_format(io::Cursor::new(bytes), format);
         let mut limits = image::Limits::default();
-        limits.max_alloc = Some(BESIDE_PIXELS + bytes.len() as u64 + 8 * pixels);
+        limits.max_alloc = Some((BESIDE_PIXELS + bytes.len() + 8 * pixels) as u64);
         reader.limits(limits);
         reader
     };
-    let (width, height) = quietly(|| read(0).into_dimensions())?.map_err(unknown)?;
-    within_bound(width as usize, height as usize)?;
-    let pixels = u64::from(width) * u64::from(height);
-    let image = quietly(|| read(pixels).decode())?.map_err(unknown)?;
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let high = |samples: &[u16]| samples.iter().map(|v| (v >> 8) as u8).collect();
-    let rgb: Vec<u8> = match image {
-        DynamicImage::ImageRgb8(rgb) => rgb.into_raw(),
-        // Pillow's mode I;16, which it cuts off.
-        DynamicImage::ImageLuma16(grey) => {
-            grey.iter().flat_map(|v| [(*v).min(255) as u8; 3]).collect()
-        }
-        // Of a file without alpha, by a transparent shade (tRNS), which Pillow ignores: mode I;16 too.
-        DynamicImage::ImageLumaA16(grey) if bytes.get(PNG_KIND) == Some(&GREY_16) => grey
-            .pixels()
-            .flat_map(|v| [v.0[0].min(255) as u8; 3])
-            .collect(),
-        DynamicImage::ImageLumaA16(_)
-        | DynamicImage::ImageRgb16(_)
-        | DynamicImage::ImageRgba16(_) => high(&image.into_rgb16()),
-        other => other.to_rgb8().into_raw(),
-    };
+    let (width, height) = read(0).into_dimensions().map_err(said)?;
+    let (width, height) = (width as usize, height as usize);
+    within_bound(width, height)?;
+    let rgb = read(width * height)
+        .decode()
+        .map_err(said)?
+        .to_rgb8()
+        .into_raw();
     Ok(Image {
         width,
         height,
         rgb: rgb.into(),
     })
 }
-
 /// Returns whether a WebP is shorter than its header states, as libwebp does. The decoder would take zeros for the last bytes.
 fn is_cut(webp: &[u8]) -> bool {
     // "RIFF", the number of bytes after these eight, then chunks.
@@ -109,11 +97,11 @@ pub fn decode_reduced(bytes: &[u8], eighths: u8) -> Result<Image, String> {
 
 /// Returns whether the bytes are a JPEG, which [`decode_reduced`] can reduce.
 pub fn is_jpeg(bytes: &[u8]) -> bool {
-    image::guess_format(bytes).is_ok_and(|format| format == image::ImageFormat::Jpeg)
+    image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg)
 }
 
 /// Checks the pixels that a header claims.
-fn within_bound(width: usize, height: usize) -> Result<(), String> {
+pub(super) fn within_bound(width: usize, height: usize) -> Result<(), String> {
     match width.saturating_mul(height) > MOST_PIXELS {
         true => Err(format!(
             "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
@@ -326,6 +314,29 @@ mod tests {
         let chunk = [&[0, 0, 0, 2][..], &shade, &crc(&shade).to_be_bytes()].concat();
         bytes.splice(33..33, chunk);
         assert_eq!(decode(&bytes).unwrap().rgb[..], read("rgb"));
+    }
+
+    /// A checksum that is wrong: of the compressed pixels (Adler-32; their chunk's own is right), and of a chunk before them. Pillow refuses both.
+    #[test]
+    fn a_png_with_a_wrong_checksum_is_refused() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/png");
+        let whole = std::fs::read(format!("{folder}/rgb16.png")).unwrap();
+        let at = whole.windows(4).position(|w| w == b"IDAT").unwrap();
+        let length = u32::from_be_bytes(whole[at - 4..at].try_into().unwrap());
+        let end = at + 4 + length as usize;
+        let mut wrong = whole.clone();
+        wrong[end - 1] ^= 1;
+        let sum = crc(&wrong[at..end]);
+        wrong[end..end + 4].copy_from_slice(&sum.to_be_bytes());
+        assert!(decode(&wrong).is_err());
+        let gamma = *b"gAMA\0\0\xb1\x8f";
+        for (change, right) in [(0, true), (1, false)] {
+            let sum = crc(&gamma) ^ change;
+            let chunk = [&[0, 0, 0, 4][..], &gamma, &sum.to_be_bytes()].concat();
+            let mut changed = whole.clone();
+            changed.splice(33..33, chunk);
+            assert_eq!(decode(&changed).is_ok(), right);
+        }
     }
 
     /// Pillow's pixels, by `tests/fixtures/webp/make.py`. A file without its last bytes had other ones.

@@ -9,7 +9,7 @@ use tessera_models::files;
 use super::decode::{decode, is_jpeg};
 
 /// Version of the cached results; others are ignored. It must be raised when [`decode`] accepts or refuses other bytes than before.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// Size of an image, and whether it is a JPEG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

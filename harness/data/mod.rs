@@ -22,6 +22,7 @@ mod kinds;
 mod left_out;
 mod look;
 mod names;
+mod png;
 mod scan;
 pub mod snapshot;
 pub mod targets;
