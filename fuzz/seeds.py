@@ -113,6 +113,21 @@ def arrays():
     put("cifar", "cut", b"\1" + b"\3" + record[:-1])
 
 
+def replies():
+    for first, name, array in [
+        (2, "ids", np.arange(32, dtype=np.int64).reshape(2, 16) % 7),
+        (2, "big-endian", np.arange(32, dtype=">u2").reshape(2, 4, 4) % 7),
+        (1, "codes", np.arange(64, dtype=np.uint8).reshape(2, 16, 2) % 3),
+        (0, "values", np.sin(np.arange(96, dtype=np.float32)).reshape(2, 16, 3)),
+        (0, "doubles", np.sin(np.arange(96, dtype=np.float64)).reshape(2, 4, 4, 3)),
+        (2, "outside", np.arange(32, dtype=np.int32).reshape(2, 16)),
+    ]:
+        file = io.BytesIO()
+        np.save(file, array)
+        frame = struct.pack("<Q", len(file.getvalue())) + file.getvalue()
+        put("replies", name, bytes([first]) + 2 * frame + frame[: len(frame) // 2])
+
+
 def images():
     for file in sorted(FIXTURES.glob("jpeg/*.jpg")):
         if file.stat().st_size < 2000:
@@ -201,6 +216,7 @@ def results():
 onnx_files()
 suites()
 arrays()
+replies()
 shards(images())
 checkpoints()
 results()

@@ -19,7 +19,10 @@ use tessera::reports::compare::{Gate, Side, regression};
 use tessera::reports::figures::figures;
 use tessera::reports::{render, tables};
 use tessera::suite::Suite;
-use tessera::{BuildContext, Config, Grid, Image, InputSpec, Registry, Split, onnx};
+use tessera::{
+    BuildContext, Config, Grid, Groups, Image, InputSpec, Registry, Split, TargetSpec, onnx,
+    read_replies,
+};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
@@ -42,6 +45,7 @@ pub const TARGETS: &[(&str, Parser)] = &[
     }),
     ("onnx", graph),
     ("results", results),
+    ("replies", replies),
 ];
 
 /// Calls `with` with a folder that is kept for the thread, because a new one per input costs more than most parsers.
@@ -223,6 +227,18 @@ fn pickle(input: &[u8]) {
 fn graph(input: &[u8]) {
     let _ = onnx::check(input, None);
     let _ = onnx::check(input, Some("ids"));
+}
+
+/// What a program of a row writes for batches of two images: ids, codes or values by the first byte.
+fn replies(input: &[u8]) {
+    let groups = Groups::new(&[3, 5]).expect("two groups");
+    let target = match input.first() {
+        Some(0) => TargetSpec::Values { dim: 3 },
+        Some(1) => TargetSpec::Codes { groups },
+        _ => TargetSpec::Ids { codebook_size: 7 },
+    };
+    let grid = Grid { rows: 4, cols: 4 };
+    let _ = read_replies(input.get(1..).unwrap_or_default(), target, (2, grid));
 }
 
 /// Reads the run in `dir` from `results.csv`, a zero byte, and `metrics.csv`, with a suite of the results' name.

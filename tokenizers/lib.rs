@@ -37,6 +37,7 @@ pub use error::{Error, Result};
 pub use input::Scale;
 #[cfg(feature = "onnx")]
 pub use onnx::engines;
+pub use program::read_replies;
 pub use registry::{
     BuildContext, FeaturesFactory, ImageNames, LabelsInOrder, Programs, Registry, RowEncoder, Rows,
     TokenizerFactory, no_rows,

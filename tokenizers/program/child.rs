@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::iter;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
@@ -303,6 +304,16 @@ fn write(mut input: impl Write, requests: &Receiver<Vec<u8>>, deaf: &Sender<Said
             return;
         }
     }
+}
+
+/// Returns the arrays of the frames with which `output` begins, each of at most `most` bytes.
+pub fn arrays(output: &[u8], most: usize) -> Vec<Vec<u8>> {
+    let mut output = BufReader::new(output);
+    let next = || match reply(&mut output, most as u64) {
+        Said::Frame(array) => Some(array),
+        _ => None,
+    };
+    iter::from_fn(next).collect()
 }
 
 /// Reads replies until something else comes.

@@ -35,6 +35,28 @@ const AHEAD: usize = 2;
 const FIRST_CHECK: usize = 4;
 const MOST_BETWEEN_CHECKS: usize = 128;
 
+/// Reads what a program wrote to its standard output as a row with this target and grid reads it, which asks for `batch` images at a time.
+/// Returns the number of replies. What follows the last whole frame is left out.
+///
+/// # Errors
+/// What was found and expected in the first wrong reply.
+pub fn read_replies(
+    output: &[u8],
+    target: TargetSpec,
+    (batch, grid): (usize, Grid),
+) -> std::result::Result<usize, String> {
+    let expected = Expected {
+        target,
+        batch,
+        grid,
+    };
+    let arrays = child::arrays(output, expected.most());
+    arrays.iter().try_fold(0, |count, array| {
+        expected.read(array)?;
+        Ok(count + 1)
+    })
+}
+
 /// What a row wants of a program.
 struct Wanted {
     target: TargetSpec,
