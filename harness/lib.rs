@@ -19,6 +19,7 @@ pub mod folder;
 pub mod metrics;
 mod npy;
 pub mod plan;
+mod read_on;
 pub mod registry;
 pub mod run;
 mod sha256;

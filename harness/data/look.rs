@@ -10,6 +10,7 @@ use tessera_tokenizers::Image;
 
 use super::decode::{decode, decode_file, is_image};
 use super::error::DataError;
+use crate::read_on::ReadOn;
 
 /// Images whose size is looked at, one of a class or the first of a shard.
 const LOOKED_AT: usize = 9;
@@ -155,7 +156,7 @@ fn side(folder: &Path) -> Option<usize> {
 
 /// Returns the median of the shorter sides of the first images of a shard. What cannot be read is left to the scan.
 fn shard_side(shard: &Path) -> Option<usize> {
-    let mut archive = tar::Archive::new(BufReader::new(files::open(shard).ok()?));
+    let mut archive = tar::Archive::new(BufReader::new(ReadOn(files::open(shard).ok()?)));
     let entries = archive.entries().ok()?.map_while(Result::ok);
     let images = entries.filter(|entry| entry.path().is_ok_and(|path| is_image(&path)));
     let bytes = images.take(LOOKED_AT).filter_map(|image| {

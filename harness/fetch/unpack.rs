@@ -15,6 +15,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::watch::{Watch, unwritten};
 use crate::data::Fetched;
+use crate::read_on::ReadOn;
 
 /// Maximum number of entries; Tiny ImageNet has 120,609.
 const MOST_ENTRIES: usize = 200_000;
@@ -101,7 +102,7 @@ struct Sink<'a> {
 
 impl Sink<'_> {
     fn untar(&mut self, path: &Path) -> anyhow::Result<()> {
-        let decoder = MultiGzDecoder::new(BufReader::new(files::open(path)?));
+        let decoder = MultiGzDecoder::new(BufReader::new(ReadOn(files::open(path)?)));
         let left = Rc::new(Cell::new(0));
         let bounded = Bounded {
             from: decoder,
@@ -128,7 +129,7 @@ impl Sink<'_> {
     }
 
     fn unzip(&mut self, path: &Path) -> anyhow::Result<()> {
-        let mut archive = ZipArchive::new(BufReader::new(files::open(path)?))?;
+        let mut archive = ZipArchive::new(BufReader::new(ReadOn(files::open(path)?)))?;
         let table = format!("{}/{TABLE}", top(self.dataset));
         let table = archive.index_for_name(&table);
         let table = table.with_context(|| format!("the archive has no {TABLE}"))?;
@@ -281,10 +282,8 @@ fn copied(from: &mut dyn Read, to: &mut File, path: &Path) -> anyhow::Result<u64
     let mut block = [0; 1 << 14];
     let mut bytes = 0;
     loop {
-        let count = match from.read(&mut block) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            read => read.with_context(|| format!("{}: is damaged", path.display()))?,
-        };
+        let read = from.read(&mut block);
+        let count = read.with_context(|| format!("{}: is damaged", path.display()))?;
         if count == 0 {
             return Ok(bytes);
         }

@@ -241,4 +241,9 @@ fn interrupted_and_short_calls_are_made_again() {
     }
     let output = faults.attempt("short+:write,read:1");
     assert!(output.status.success(), "short+: {}", error(&output));
+    // The files of the run folder, which are read for `SHA256SUMS`: a few calls among thousands.
+    let faults = faults.below("/out/");
+    for output in faults.each("eintr", "write,read,fsync", 8) {
+        assert!(output.status.success(), "of the folder: {}", error(&output));
+    }
 }

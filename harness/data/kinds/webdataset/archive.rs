@@ -10,6 +10,7 @@ use tessera_models::foreign::lost;
 
 use crate::data::error::DataError;
 use crate::data::foreign::told;
+use crate::read_on::ReadOn;
 
 /// Bytes of a block of a tar archive.
 const BLOCK: u64 = 512;
@@ -54,7 +55,7 @@ impl Begin {
 ///
 /// # Errors
 /// If it cannot be read, or is empty or compressed.
-pub fn open(path: &Path) -> Result<(Archive<BufReader<File>>, Begin), DataError> {
+pub fn open(path: &Path) -> Result<(Archive<BufReader<ReadOn<File>>>, Begin), DataError> {
     let refuse = |e: io::Error| DataError::at(path, e.to_string());
     let mut file = files::open(path).map_err(refuse)?;
     let length = file.metadata().map_err(refuse)?.len();
@@ -78,7 +79,7 @@ pub fn open(path: &Path) -> Result<(Archive<BufReader<File>>, Begin), DataError>
         ));
     }
     file.rewind().map_err(refuse)?;
-    let mut archive = Archive::new(BufReader::new(file));
+    let mut archive = Archive::new(BufReader::new(ReadOn(file)));
     archive.set_ignore_zeros(true);
     Ok((archive, Begin { length, first }))
 }
