@@ -19,7 +19,6 @@ pub mod folder;
 pub mod metrics;
 mod npy;
 pub mod plan;
-mod read_on;
 pub mod registry;
 pub mod run;
 mod sha256;

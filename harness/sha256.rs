@@ -4,8 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use ring::digest::{Context, SHA256};
-
-use crate::read_on::ReadOn;
+use tessera_models::{ReadOn, files};
 
 /// Returns the SHA-256 of a file in hexadecimal digits, as `sha256sum` prints it. Calls `before_block` for every MiB.
 ///
@@ -15,7 +14,7 @@ pub fn sha256(
     path: &Path,
     before_block: impl Fn() -> anyhow::Result<()>,
 ) -> anyhow::Result<String> {
-    let mut file = ReadOn(tessera_models::files::open(path)?);
+    let mut file = ReadOn(files::open(path)?);
     let mut digest = Context::new(&SHA256);
     let mut block = vec![0; 1 << 20];
     loop {

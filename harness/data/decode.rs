@@ -14,13 +14,11 @@ use mozjpeg::{ColorSpace, Decompress};
 use tessera_models::files;
 use tessera_tokenizers::Image;
 
+use super::bounds::{BESIDE_PIXELS, within_bound};
 use super::error::DataError;
 use super::foreign::told;
-use super::jpeg::{self, MOST_PIXELS};
+use super::jpeg;
 use super::png;
-
-/// Bytes that a decoder may allocate beside those of the file and of the pixels, of up to eight each.
-pub(super) const BESIDE_PIXELS: usize = 16 << 20;
 
 /// Decodes the bytes of one file.
 ///
@@ -98,16 +96,6 @@ pub fn decode_reduced(bytes: &[u8], eighths: u8) -> Result<Image, String> {
 /// Returns whether the bytes are a JPEG, which [`decode_reduced`] can reduce.
 pub fn is_jpeg(bytes: &[u8]) -> bool {
     image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg)
-}
-
-/// Checks the pixels that a header claims.
-pub(super) fn within_bound(width: usize, height: usize) -> Result<(), String> {
-    match width.saturating_mul(height) > MOST_PIXELS {
-        true => Err(format!(
-            "claims {width} x {height} pixels, expected at most {MOST_PIXELS}"
-        )),
-        false => Ok(()),
-    }
 }
 
 /// Decodes with libjpeg, at `eighths` eighths of the size.

@@ -5,12 +5,11 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tessera_models::files;
+use tessera_models::{ReadOn, files};
 use tessera_tokenizers::Image;
 
 use super::decode::{decode, decode_file, is_image};
 use super::error::DataError;
-use crate::read_on::ReadOn;
 
 /// Images whose size is looked at, one of a class or the first of a shard.
 const LOOKED_AT: usize = 9;

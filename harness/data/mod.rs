@@ -4,6 +4,7 @@
 //! [`view`] turns indices into boxes on originals.
 
 pub mod augment;
+mod bounds;
 mod classes;
 mod contract;
 mod dataset;

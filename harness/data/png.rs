@@ -5,7 +5,7 @@ use std::io::Cursor;
 use ::png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Limits, Transformations};
 use tessera_tokenizers::Image;
 
-use super::decode::{BESIDE_PIXELS, within_bound};
+use super::bounds::{BESIDE_PIXELS, within_bound};
 
 /// Decodes the bytes of a file. Both checksums of the pixels are compared, and those of the chunks before them, as Pillow compares them.
 ///

@@ -10,12 +10,11 @@ use std::rc::Rc;
 use anyhow::{Context as _, bail, ensure};
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder};
 use tar::EntryType;
-use tessera_models::files;
+use tessera_models::{ReadOn, files};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::watch::{Watch, unwritten};
 use crate::data::Fetched;
-use crate::read_on::ReadOn;
 
 /// Maximum number of entries; Tiny ImageNet has 120,609.
 const MOST_ENTRIES: usize = 200_000;

@@ -5,12 +5,11 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use tar::Archive;
-use tessera_models::files;
 use tessera_models::foreign::lost;
+use tessera_models::{ReadOn, files};
 
 use crate::data::error::DataError;
 use crate::data::foreign::told;
-use crate::read_on::ReadOn;
 
 /// Bytes of a block of a tar archive.
 const BLOCK: u64 = 512;
@@ -51,11 +50,14 @@ impl Begin {
     }
 }
 
+/// The archive in a shard.
+type Tar = Archive<BufReader<ReadOn<File>>>;
+
 /// Opens a shard. Its archive is read also behind an end-of-archive mark, where `cat` appends another archive.
 ///
 /// # Errors
 /// If it cannot be read, or is empty or compressed.
-pub fn open(path: &Path) -> Result<(Archive<BufReader<ReadOn<File>>>, Begin), DataError> {
+pub fn open(path: &Path) -> Result<(Tar, Begin), DataError> {
     let refuse = |e: io::Error| DataError::at(path, e.to_string());
     let mut file = files::open(path).map_err(refuse)?;
     let length = file.metadata().map_err(refuse)?.len();
