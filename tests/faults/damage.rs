@@ -136,6 +136,14 @@ fn verify_finds_every_damaged_file_of_the_store() {
     assert!(verify().status.success());
 }
 
+/// Whether a byte of the results is one of the suite's name. Another name is that of another suite, whose folder is refused.
+fn is_of_name(path: &Path, at: u64) -> bool {
+    let bytes = fs::read(path).unwrap();
+    let at = at as usize;
+    let near = &bytes[at.saturating_sub(5)..bytes.len().min(at + 6)];
+    path.ends_with("results.csv") && near.windows(6).any(|name| name == b"faults")
+}
+
 #[test]
 fn every_damaged_file_of_the_run_folder_is_written_again() {
     let trial = finished();
@@ -150,6 +158,9 @@ fn every_damaged_file_of_the_run_folder_is_written_again() {
             // Two runs differ in their times.
             trial.must_end_well(("out", "store"), "the last");
             let before = undated(&path);
+            if is_of_name(&path, at) {
+                continue;
+            }
             damage(&path, at, false);
             let what = format!("{} at {at}", path.display());
             let said = trial.must_end_well(("out", "store"), &what);
