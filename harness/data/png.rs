@@ -7,7 +7,7 @@ use tessera_tokenizers::Image;
 
 use super::bounds::{BESIDE_PIXELS, within_bound};
 
-/// Decodes the bytes of a file. Both checksums of the pixels are compared, and those of the chunks before them, as Pillow compares them.
+/// Decodes the bytes of a file. The checksums of the compressed pixels (Adler-32) and of all chunks up to their end (CRC-32) are compared.
 ///
 /// # Errors
 /// The reason why they do not decode.

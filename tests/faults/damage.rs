@@ -3,7 +3,11 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use super::common::error;
 use super::{Numbers, Trial, files, must_not_panic, whole};
+
+/// The suite's name.
+const NAME: &[u8] = b"faults";
 
 /// The record is compared as what it says but the time: it ends with its digest.
 fn content(path: &Path) -> Vec<u8> {
@@ -136,12 +140,12 @@ fn verify_finds_every_damaged_file_of_the_store() {
     assert!(verify().status.success());
 }
 
-/// Whether a byte of the results is one of the suite's name. Another name is that of another suite, whose folder is refused.
-fn is_of_name(path: &Path, at: u64) -> bool {
+/// The place of the suite's name in the results.
+fn place_of_name(path: &Path) -> Option<u64> {
     let bytes = fs::read(path).unwrap();
-    let at = at as usize;
-    let near = &bytes[at.saturating_sub(5)..bytes.len().min(at + 6)];
-    path.ends_with("results.csv") && near.windows(6).any(|name| name == b"faults")
+    let mut windows = bytes.windows(NAME.len());
+    let place = windows.position(|name| name == NAME)?;
+    path.ends_with("results.csv").then_some(place as u64)
 }
 
 #[test]
@@ -154,14 +158,21 @@ fn every_damaged_file_of_the_run_folder_is_written_again() {
         .into_iter()
         .filter(|path| !path.ends_with("log.txt"))
     {
-        for at in places(&path, &mut numbers) {
+        let name = place_of_name(&path);
+        for at in places(&path, &mut numbers).into_iter().chain(name) {
             // Two runs differ in their times.
             trial.must_end_well(("out", "store"), "the last");
-            let before = undated(&path);
-            if is_of_name(&path, at) {
+            let (before, bytes) = (undated(&path), fs::read(&path).unwrap());
+            let of_name = name.map(|name| name..name + NAME.len() as u64);
+            damage(&path, at, false);
+            if of_name.is_some_and(|name| name.contains(&at)) {
+                // The folder of another suite, as it seems, is left alone.
+                let output = trial.command("out", "store").output().unwrap();
+                assert_eq!(output.status.code(), Some(2));
+                assert!(error(&output).contains("holds a run of the suite"));
+                fs::write(&path, bytes).unwrap();
                 continue;
             }
-            damage(&path, at, false);
             let what = format!("{} at {at}", path.display());
             let said = trial.must_end_well(("out", "store"), &what);
             assert!(!said.contains("is damaged"), "the store is not: {said}");
