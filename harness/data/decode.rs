@@ -62,6 +62,7 @@ fn webp(bytes: &[u8], format: ImageFormat) -> Result<Image, String> {
         rgb: rgb.into(),
     })
 }
+
 /// Returns whether a WebP is shorter than its header states, as libwebp does. The decoder would take zeros for the last bytes.
 fn is_cut(webp: &[u8]) -> bool {
     // "RIFF", the number of bytes after these eight, then chunks.
