@@ -223,7 +223,7 @@ fn a_second_process_in_a_run_folder_is_refused_until_the_first_is_dead() {
     let said = error(&output);
     assert_eq!(output.status.code(), Some(2), "{said}");
     for part in [
-        &format!("process {id} ("),
+        &format!("process {id} on "),
         "run suite.yaml --out out",
         "wait",
         "--out",

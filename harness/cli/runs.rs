@@ -149,6 +149,7 @@ impl Run {
                 "done": live.done,
                 "of": live.of,
                 "seconds_left": live.seconds_left,
+                "host": live.host,
             })
         });
         let cells = counts(self.records.iter().map(|record| record.status.clone()));
@@ -312,8 +313,12 @@ fn doing(live: &Live) -> String {
         .seconds_left
         .map(|s| format!(", {} left", duration(s)))
         .unwrap_or_default();
+    let place = match live.is_here() {
+        true => String::new(),
+        false => format!(" on {}", live.host),
+    };
     format!(
-        "running: {} [{}/{}]{part}{left}",
+        "running{place}: {} [{}/{}]{part}{left}",
         live.label, live.index, live.total
     )
 }

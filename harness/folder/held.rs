@@ -4,13 +4,15 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use tessera_models::files;
 
 use super::earlier::Earlier;
-use super::layout::{LOCK, LOG, RESULTS, VISIBLE};
-use crate::store::{self, Attempt, Lock, write_atomic};
+use super::layout::{LOCK, LOG, RESULTS, SUMS, VISIBLE};
+use super::sums;
+use crate::store::{self, Attempt, Lock, host, write_atomic};
 
 /// A locked run folder. The lock ends when it is dropped, or when the process dies.
 pub struct RunFolder {
@@ -54,8 +56,12 @@ impl RunFolder {
         let folder = Self::lock(out, command, OTHERWISE)?;
         let earlier = Earlier::of(out)?;
         if let Some(other) = earlier.suite_name().filter(|other| *other != suite) {
+            let changed = match sums::has_changed(out, RESULTS) {
+                true => format!(" ({RESULTS} has changed since the run, see {SUMS})"),
+                false => String::new(),
+            };
             bail!(
-                "{} holds a run of the suite `{other}`, expected `{suite}` or none; {OTHERWISE}, or remove this one",
+                "{} holds a run of the suite `{other}`{changed}, expected `{suite}` or none; {OTHERWISE}, or remove this one",
                 out.display()
             );
         }
@@ -72,10 +78,16 @@ impl RunFolder {
     pub fn lock(out: &Path, command: &str, otherwise: &str) -> anyhow::Result<Self> {
         let path = out.join(LOCK);
         check_place(&path, otherwise)?;
-        let attempt = Lock::attempt(&path).with_context(|| path.display().to_string());
+        let mut attempt = Lock::attempt(&path);
+        if matches!(attempt, Ok(Attempt::Busy)) {
+            // `bench runs` holds it for an instant, to see whether a run on another machine does.
+            std::thread::sleep(Duration::from_millis(50));
+            attempt = Lock::attempt(&path);
+        }
+        let attempt = attempt.with_context(|| path.display().to_string());
         match attempt.with_context(|| otherwise.to_owned())? {
             Attempt::Taken(lock) => {
-                lock.sign(&format!("{} ({command})", std::process::id()));
+                lock.sign(&format!("{} on {} ({command})", std::process::id(), host()));
                 let opened = File::open(out).and_then(|open| Ok((open.metadata()?, open)));
                 let (about, open) = opened.with_context(|| out.display().to_string())?;
                 Ok(Self {

@@ -6,12 +6,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tessera_models::files;
+use tessera_models::files::{self, Owner};
 
 use crate::folder::held::RunFolder;
-use crate::folder::layout::LIVE;
+use crate::folder::layout::{LIVE, LOCK};
 use crate::stages::common::reporter::{Outcome, Reporter};
-use crate::store::{is_alive, write_atomic};
+use crate::store::{Lock, host, is_alive, write_atomic};
 
 /// Minimum time between updates of the progress.
 const EVERY: Duration = Duration::from_secs(2);
@@ -19,6 +19,12 @@ const EVERY: Duration = Duration::from_secs(2);
 /// State of a run in progress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Live {
+    /// Name of the machine; empty in files of versions before 0.2.
+    #[serde(default)]
+    pub host: String,
+    /// Machine and process table, as in [`Owner`].
+    #[serde(default)]
+    pub table: String,
     /// Process ID.
     pub pid: u32,
     /// Start time of the process in clock ticks, because process IDs are reused.
@@ -38,11 +44,22 @@ pub struct Live {
 }
 
 impl Live {
-    /// Reads the state of the run in `folder`; `None` if its process has ended.
+    /// Reads the state of the run in `folder`; `None` if its process has ended. A process of another machine or container runs while it
+    /// holds the folder's lock; it counts as running where the file system has no locks.
     pub fn read(folder: &Path) -> Option<Self> {
         let text = files::read(&folder.join(LIVE)).ok()?;
         let live: Self = serde_json::from_slice(&text).ok()?;
-        (is_alive(live.pid) && live.began == began(live.pid)).then_some(live)
+        let runs = match live.is_here() {
+            true => is_alive(live.pid) && live.began == began(live.pid),
+            false => Lock::is_held(&folder.join(LOCK)).unwrap_or(true),
+        };
+        runs.then_some(live)
+    }
+
+    /// Whether it runs on this machine and in the same process table.
+    pub fn is_here(&self) -> bool {
+        let (host, pid) = (self.table.clone(), self.pid);
+        Owner { host, pid }.is_here()
     }
 }
 
@@ -64,9 +81,12 @@ pub struct Announcer<'a> {
 impl<'a> Announcer<'a> {
     /// Creates a reporter that writes the state into `folder` until it is dropped.
     pub fn new(inner: &'a dyn Reporter, folder: &'a RunFolder) -> Self {
+        let Owner { host: table, pid } = Owner::this();
         let live = Live {
-            pid: std::process::id(),
-            began: began(std::process::id()),
+            host: host(),
+            table,
+            pid,
+            began: began(pid),
             ..Live::default()
         };
         Self {
@@ -109,6 +129,8 @@ impl Reporter for Announcer<'_> {
                 index,
                 total,
                 seconds_left,
+                host: std::mem::take(&mut live.host),
+                table: std::mem::take(&mut live.table),
                 pid: live.pid,
                 began: live.began,
                 ..Live::default()
@@ -155,20 +177,28 @@ mod tests {
             );
         }
         assert_eq!(Live::read(dir.path()), None);
-        // A reused process ID.
-        let reused = Live {
-            pid: std::process::id(),
-            began: Some(1),
-            ..Live::default()
+        let read = |table: &str, pid, began| {
+            let live = Live {
+                table: table.to_owned(),
+                pid,
+                began,
+                ..Live::default()
+            };
+            fs::write(dir.path().join(LIVE), serde_json::to_vec(&live).unwrap()).unwrap();
+            Live::read(dir.path())
         };
-        fs::write(dir.path().join(LIVE), serde_json::to_vec(&reused).unwrap()).unwrap();
-        assert_eq!(Live::read(dir.path()), None);
-        // The file of a killed process.
-        let dead = Live {
-            pid: i32::MAX as u32,
-            ..Live::default()
-        };
-        fs::write(dir.path().join(LIVE), serde_json::to_vec(&dead).unwrap()).unwrap();
-        assert_eq!(Live::read(dir.path()), None);
+        let here = Owner::this();
+        // A reused process ID, and a killed process.
+        assert_eq!(read(&here.host, here.pid, Some(1)), None);
+        assert_eq!(read(&here.host, i32::MAX as u32, None), None);
+        // Of another machine, and of a version that named none: the number of the process says nothing here.
+        for table in ["node_7.0123abcd", ""] {
+            for pid in [here.pid, i32::MAX as u32] {
+                assert_eq!(read(table, pid, began(pid)), None);
+                let held = RunFolder::lock(dir.path(), "bench run", "wait").unwrap();
+                assert!(!read(table, pid, began(pid)).unwrap().is_here());
+                drop(held);
+            }
+        }
     }
 }

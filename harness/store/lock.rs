@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +60,25 @@ impl Lock {
             }
         }
         Ok(Attempt::Taken(Self::held(None, path)))
+    }
+
+    /// Whether somebody holds the lock at `path`. Takes it shared for a moment if nobody does.
+    ///
+    /// # Errors
+    /// If its file cannot be opened or locked, other than because it is absent.
+    pub fn is_held(path: &Path) -> io::Result<bool> {
+        // Opening a pipe of this name would wait for somebody who writes, and the lock may be another user's.
+        let mut options = File::options();
+        let file = match options.read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+            Ok(file) => file,
+            Err(error) if is_stale(&error) || is_absent(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 
     /// Writes who holds it into its file, for messages of others. Errors are ignored.

@@ -169,7 +169,12 @@ fn every_damaged_file_of_the_run_folder_is_written_again() {
                 // The folder of another suite, as it seems, is left alone.
                 let output = trial.command("out", "store").output().unwrap();
                 assert_eq!(output.status.code(), Some(2));
-                assert!(error(&output).contains("holds a run of the suite"));
+                let said = error(&output);
+                assert!(said.contains("holds a run of the suite"), "{said}");
+                assert!(
+                    said.contains("results.csv has changed since the run"),
+                    "{said}"
+                );
                 fs::write(&path, bytes).unwrap();
                 continue;
             }
