@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use statrs::distribution::{ContinuousCDF as _, StudentsT};
+
 use crate::apart::RowId;
 use crate::column::{Better, Column};
 use crate::columns::{MetricRow, Record};
@@ -10,6 +12,9 @@ use crate::seeds::{error_over_fits, minus};
 
 /// A number is shown to differ from another if the difference exceeds this many standard errors.
 pub const SHOWN: f64 = 2.0;
+
+/// A metric is shown to differ from its null if permuted labels are as far from it with a smaller probability.
+pub const CHANCE: f64 = 0.025;
 
 /// The metric whose distance from chance is shown.
 pub const TCAS: &Column = &Record::column("tcas");
@@ -44,17 +49,26 @@ pub struct Excess {
     pub value: f64,
     /// Standard error of `value`: over images and permutations, and over fits if there are several.
     pub se: f64,
+    /// Standard deviation of `value` for labels that are permuted at random, from [`PERMUTATIONS`] permutations.
+    pub chance: f64,
 }
 
-/// Returns the standard error of the distance of a metric, in row `at`, from its null mean; `None` if an error is unknown.
+/// Permutations of the images' labels behind the null of a metric.
+pub const PERMUTATIONS: u64 = 20;
+
+/// Returns the standard error of the distance of a metric, in row `at`, from its null mean, and its standard deviation for permuted labels;
+/// `None` if an error is unknown.
 ///
 /// The errors over images and over permutations are independent. A codebook moves the metric and its null together, so the error over fits comes from the
-/// distance of each fit. The rows of the fits follow the row of their mean.
-fn error(record: &Record, metrics: &[MetricRow], at: usize) -> Option<f64> {
+/// distance of each fit. The rows of the fits follow the row of their mean. All fits have the same permutations, so the deviation for
+/// permuted labels does not fall with their number.
+fn errors(record: &Record, metrics: &[MetricRow], at: usize) -> Option<(f64, f64)> {
     let row = &metrics[at];
     let within = |row: &MetricRow| Some(row.se?.hypot(row.null_se?));
+    // Of one permutation against the mean of the others: s^2 (1 + 1 / n), and null_se^2 = s^2 / n.
+    let permuted = |null_se: f64| null_se * (PERMUTATIONS as f64 + 1.0).sqrt();
     if record.fits() < 2 {
-        return within(row);
+        return Some((within(row)?, permuted(row.null_se?)));
     }
     let seeds = record.fit_seeds.split_whitespace();
     let fits = seeds.map(|seed| {
@@ -63,11 +77,13 @@ fn error(record: &Record, metrics: &[MetricRow], at: usize) -> Option<f64> {
             same && m.is_of(&row.metric) && m.fit_seed.map(|s| s.to_string()) == Some(seed.into())
         };
         let fit = metrics[at..].iter().find(is_fit)?;
-        Some((fit.value? - fit.null_mean?, within(fit)?))
+        let distance = fit.value? - fit.null_mean?;
+        Some(((distance, within(fit)?), permuted(fit.null_se?)))
     });
-    let (distances, within): (Vec<f64>, Vec<f64>) =
+    let ((distances, within), permuted): ((Vec<f64>, Vec<f64>), Vec<f64>) =
         fits.collect::<Option<Vec<_>>>()?.into_iter().unzip();
-    Some(error_over_fits(&distances, &within))
+    let largest = permuted.into_iter().fold(0.0, f64::max);
+    Some((error_over_fits(&distances, &within), largest))
 }
 
 impl Excess {
@@ -81,19 +97,33 @@ impl Excess {
         let at = metrics.iter().position(|m| own(&m))?;
         let row = &metrics[at];
         let null = row.null_mean?;
+        let (se, chance) = errors(record, metrics, at)?;
         Some(Self {
             // At chance, the two differ by the rounding of their sums.
             value: match column.better {
                 Better::Lower => minus(null, value),
                 _ => minus(value, null),
             },
-            se: error(record, metrics, at)?,
+            se,
+            chance,
         })
     }
 
-    /// Returns whether it exceeds its error.
+    /// Returns whether permuted labels rarely have such a distance: one-sided p below 0.025, Student's t with [`PERMUTATIONS`] - 1 degrees
+    /// of freedom. The standard error says how the distance varies on other images; without any information, permutations say more.
     pub fn is_shown(&self) -> bool {
-        self.value > SHOWN * self.se
+        self.is_shown_among(1)
+    }
+
+    /// As [`is_shown`](Self::is_shown), for the largest distance of `rows` rows (Bonferroni's correction).
+    pub fn is_shown_among(&self, rows: usize) -> bool {
+        self.value > 0.0 && self.p() * (rows.max(1) as f64) < CHANCE
+    }
+
+    fn p(&self) -> f64 {
+        let student = StudentsT::new(0.0, 1.0, PERMUTATIONS as f64 - 1.0);
+        // No permutation moves the metric of codes that all images share.
+        student.map_or(1.0, |student| student.sf(self.value / self.chance))
     }
 
     /// Returns whether it is larger than `other` by more than the error of the difference, for independent errors. Those of the same
@@ -211,9 +241,22 @@ mod tests {
 
     #[test]
     fn only_a_distance_beyond_its_error_is_shown() {
-        let of = |value, se| Excess { value, se };
-        assert!(of(0.0011, 0.0005).is_shown() && !of(0.019, 0.01).is_shown());
+        let of = |value, se| Excess {
+            value,
+            se,
+            chance: 0.01,
+        };
+        // Student's quantile of 0.975 with 19 degrees of freedom is 2.0930.
+        assert!(of(0.0210, 0.05).is_shown() && !of(0.0209, 0.0).is_shown());
         assert!(!of(-0.1, 0.001).is_shown());
+        // Of 30 rows, that of 1 - 0.025 / 30: 3.6595.
+        assert!(of(0.0366, 0.0).is_shown_among(30) && !of(0.0365, 0.0).is_shown_among(30));
+        let constant = Excess {
+            value: 0.0,
+            se: 0.0,
+            chance: 0.0,
+        };
+        assert!(!constant.is_shown());
         assert!(of(0.1, 0.003).is_above(&of(0.08, 0.004)));
         assert!(!of(0.1, 0.003).is_above(&of(0.095, 0.004)));
     }

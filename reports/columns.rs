@@ -131,12 +131,12 @@ Comparison {
     seeds: usize, Identity, "", Undirected, "Seeds that both rows have";
     n_val: usize, Identity, "images", Undirected, "Validation images";
     difference: f64, Statistic, "points", Higher, "Accuracy minus the baseline's";
-    ci_low: Option<f64>, Statistic, "points", Undirected, "Lower end of the bootstrap's 95 % interval of the difference, which reaches 0 if p is not below 0.05; empty for a single seed, and if fewer than 10 images differ";
+    ci_low: Option<f64>, Statistic, "points", Undirected, "Lower end of the 95 % interval of the difference: of the bootstrap over images, widened to that of Student's t over images and seeds if seeds differ; it reaches 0 if p is not below 0.05; empty for a single seed, and if fewer than 10 images differ";
     ci_high: Option<f64>, Statistic, "points", Undirected, "Upper end of that interval";
     only_tokenizer: Option<usize>, Statistic, "images", Undirected, "Images that only this row gets right; over all seeds, images that it gets right with more seeds";
     only_baseline: Option<usize>, Statistic, "images", Undirected, "Images that only the baseline gets right; over all seeds, images that it gets right with more seeds";
-    test: String, Identity, "", Undirected, "`mcnemar` for a single seed; for all seeds `sign-flip`, the exact test of the mean difference over images with random signs (McNemar's, if there is one seed)";
-    p: f64, Statistic, "0..1", Undirected, "Two-sided p-value";
+    test: String, Identity, "", Undirected, "`mcnemar` for a single seed; for all seeds `sign-flip`, the exact test of the mean difference over images with random signs (McNemar's, if there is one seed), or `sign-flip and t` if the difference varies between seeds";
+    p: f64, Statistic, "0..1", Undirected, "Two-sided p-value; the larger one of two tests";
     p_holm: f64, Statistic, "0..1", Undirected, "P-value after Holm's correction over the rows of the same evaluation and seed";
 }
 
@@ -151,7 +151,7 @@ HistoryRow {
 
 /// A row of `figures/predictors.csv`: the correlation of a training-free metric with an accuracy over the tokenizers.
 Predictor {
-    metric: String, Identity, "", Undirected, "The training-free metric, a column of results.csv";
+    metric: String, Identity, "", Undirected, "The metric, a column of results.csv";
     accuracy: String, Identity, "", Undirected, "Key of the evaluation, such as `lp`";
     n: usize, Identity, "", Undirected, "Tokenizers that have both numbers and are in the fit";
     r: f64, Statistic, "-1..1", Undirected, "Pearson's correlation coefficient";
@@ -172,7 +172,7 @@ Predictor {
     #[serde(default)] spearman_p_holm: f64, Statistic, "0..1", Undirected, "spearman_p after Holm's correction over the metrics of the same accuracy";
     #[serde(default)] decided_by: String, Statistic, "", Undirected, "The tokenizer without which r has the other sign or less than half of its size; empty if there is none";
     #[serde(default)] left_out: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they saw labels (`report: {labelled_in_fit: true}` includes them), separated by semicolons";
-    #[serde(default)] finding: String, Statistic, "", Undirected, "What the numbers support: `shown` if p_holm is below 0.05, `one row` if it is but one tokenizer decides r, otherwise `not shown`";
+    #[serde(default)] finding: String, Statistic, "", Undirected, "What the numbers support: `shown` if p_holm is below 0.05 and the interval of r does not contain 0, `one row` if so but one tokenizer decides r, otherwise `not shown`";
     #[serde(default)] apart: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they have another recipe of pretraining or of this evaluation than the rows in the fit, or because an earlier row is the same tokenizer, separated by semicolons";
 }
 }

@@ -224,7 +224,9 @@ pub fn predictor(metric: &str, accuracy: &str, points: &[Point], fit: &Fit) -> P
 }
 
 fn finding(p: &Predictor) -> &'static str {
-    match (p.p_holm < SIGNIFICANT, p.decided_by.is_empty()) {
+    let ends = p.r_low.zip(p.r_high);
+    let apart = ends.is_none_or(|(low, high)| low > 0.0 || high < 0.0);
+    match (p.p_holm < SIGNIFICANT && apart, p.decided_by.is_empty()) {
         (true, true) => SHOWN,
         (true, false) => ONE_ROW,
         _ => "not shown",
@@ -246,6 +248,7 @@ pub fn doubts(p: &Predictor, metrics: usize) -> String {
         let found = match p.finding.as_str() {
             SHOWN => "a relation is shown",
             ONE_ROW => "significant, but by one row",
+            _ if p.p_holm < SIGNIFICANT => "the interval contains 0, so no relation is shown",
             _ => "no relation is shown",
         };
         text.push_str(&format!(

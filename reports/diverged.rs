@@ -44,7 +44,7 @@ pub fn worse_than_a_guess(records: &[Record]) -> Option<String> {
     let rows: Vec<String> = names(records).iter().filter_map(named).collect();
     (!rows.is_empty()).then(|| {
         format!(
-            "Pretraining ends with a larger loss than that of a uniform guess for {}. It diverged; try another `pretrain.base_lr`.",
+            "Pretraining ends with a larger loss than that of a uniform guess for {}. It is far from trained, or has diverged: try more epochs, or another `pretrain.base_lr`.",
             rows.join("; ")
         )
     })
@@ -56,8 +56,8 @@ pub fn risen(losses: &[(String, Curve)]) -> Option<String> {
     let rows: Vec<String> = risen_rows(losses).map(named).collect();
     (!rows.is_empty()).then(|| {
         format!(
-            ": its mean over the seeds is larger in the last epoch than in the first for {}. It diverged or learned nothing; try another \
-             `pretrain.base_lr`.",
+            ": its mean over the seeds is larger in the last epoch than in the first for {}. Trainings that diverged or learned \
+             nothing look so; try another `pretrain.base_lr`.",
             rows.join("; ")
         )
     })
@@ -87,7 +87,7 @@ mod tests {
         ];
         let said = worse_than_a_guess(&all).unwrap();
         assert!(
-            said.contains("guess for A (3144.30, ln K is 1.39). It diverged"),
+            said.contains("guess for A (3144.30, ln K is 1.39). It is far from trained, or"),
             "{said}"
         );
         all.remove(1);

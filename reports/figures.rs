@@ -150,7 +150,7 @@ fn of_predictors(evaluation: &Evaluation, effects: &[Effect]) -> Figure {
     };
     Figure {
         name: of_evaluation("predictors", evaluation),
-        caption: "Correlation of every training-free metric with the accuracy, strongest first; a metric is only as good as the \
+        caption: "Correlation of every metric with the accuracy, strongest first; a metric is only as good as the \
                   number and the variety of tokenizers behind it."
             .into(),
         svg: forest(effects, &titles),

@@ -39,7 +39,7 @@ pub use grid::Grid;
 pub use paired::Predicted;
 pub use seeds::error_over_fits;
 pub use tables::{
-    OtherRun, PERMUTATIONS, Rendered, TableAbout, TableContext, baseline, left_out, notes, render,
-    summary, tables,
+    OtherRun, Rendered, TableAbout, TableContext, baseline, left_out, notes, render, summary,
+    tables,
 };
 pub use text::{printable, wrapped};

@@ -1,5 +1,7 @@
 //! Means and deviations over seeds.
 
+use statrs::distribution::{ContinuousCDF as _, StudentsT};
+
 use crate::columns::Record;
 
 /// Returns the names of tokenizers in order of first appearance.
@@ -93,6 +95,61 @@ pub fn error_over_fits(values: &[f64], within: &[f64]) -> f64 {
     (squares + between * between / values.len() as f64).sqrt()
 }
 
+/// Returns the standard error of the mean of `values`.
+pub fn standard_error(values: &[f64]) -> f64 {
+    let sd = mean_sd(values).and_then(|(_, sd)| sd).unwrap_or(0.0);
+    sd / (values.len() as f64).sqrt()
+}
+
+/// The standard error of a mean over n seeds for other images *and* other seeds:
+///
+/// ```text
+/// se^2 = a^2 + b^2
+/// freedom = (n - 1) se^4 / b^4
+/// ```
+///
+/// - a is the standard error over the images. The seeds share the images, so it is not divided by their number.
+/// - b is the standard error over the seeds. It contains a part of a^2, so se is rather too large.
+/// - The freedom of Student's t is that of Welch and Satterthwaite, with an exactly known a: n - 1 if only the seeds vary.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WholeError {
+    /// se.
+    pub se: f64,
+    /// Degrees of freedom; infinite if all seeds agree.
+    freedom: f64,
+}
+
+impl WholeError {
+    /// Combines the standard error over images and the means of the seeds.
+    pub fn of(over_images: f64, seeds: &[f64]) -> Self {
+        let b = standard_error(seeds);
+        let se = over_images.hypot(b);
+        Self {
+            se,
+            freedom: (seeds.len() as f64 - 1.0) * (se / b).powi(4),
+        }
+    }
+
+    /// Returns the two-sided p of a mean: the probability of one that is at least as far from 0, where the expected mean is 0.
+    pub fn p(&self, mean: f64) -> f64 {
+        match self.student() {
+            Some(student) if self.se > 0.0 => 2.0 * student.cdf(-mean.abs() / self.se),
+            _ => 1.0,
+        }
+    }
+
+    /// Returns half the width of the 95 % interval.
+    pub fn half_width(&self) -> f64 {
+        let quantile = self.student().map(|student| student.inverse_cdf(0.975));
+        quantile.map_or(f64::INFINITY, |quantile| quantile * self.se)
+    }
+
+    fn student(&self) -> Option<StudentsT> {
+        // With more, it is the normal distribution to all digits that are printed.
+        StudentsT::new(0.0, 1.0, self.freedom.min(1e6)).ok()
+    }
+}
+
 /// Returns Student's 97.5 % quantile with `freedom` degrees of freedom over the normal one, to 0.2 %.
 pub(crate) fn quantile_ratio(freedom: usize) -> f64 {
     const NORMAL: f64 = 1.959_964;
@@ -173,5 +230,43 @@ mod tests {
             let found = 1.959_964 * quantile_ratio(freedom);
             assert!((found / expected - 1.0).abs() < 2e-3, "{freedom}: {found}");
         }
+    }
+
+    /// `tests/fixtures/statistics/whole.py`.
+    #[test]
+    fn errors_over_images_and_seeds_equal_an_integral_of_students_density() {
+        for (over_images, seeds, se, p, half_width) in [
+            (
+                1.0,
+                &[2.0, 4.0, 9.0][..],
+                2.309_401_1,
+                0.118_128_655,
+                7.309_107_8,
+            ),
+            (0.0, &[20.0, -6.0], 13.0, 0.685_547_16, 165.180_66),
+            (2.0, &[20.0, -6.0], 13.152_946, 0.685_356_69, 150.110_93),
+            (
+                1.0,
+                &[5.0, 5.1, 4.9],
+                1.001_665_3,
+                5.990_941e-7,
+                1.963_240_99,
+            ),
+        ] {
+            let found = WholeError::of(over_images, seeds);
+            let mean = mean_sd(seeds).unwrap().0;
+            let pairs = [
+                (found.se, se),
+                (found.p(mean), p),
+                (found.half_width(), half_width),
+            ];
+            for (found, expected) in pairs {
+                assert!((found / expected - 1.0).abs() < 1e-5, "{found} {expected}");
+            }
+        }
+        // All seeds agree: the normal distribution.
+        let equal = WholeError::of(1.0, &[2.0, 2.0]);
+        assert!((equal.p(1.959_964) - 0.05).abs() < 1e-5);
+        assert_eq!(WholeError::of(0.0, &[2.0, 2.0]).p(2.0), 1.0);
     }
 }

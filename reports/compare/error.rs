@@ -5,7 +5,7 @@ use crate::column::{Column, Group};
 use crate::columns::MetricRow;
 use crate::evaluations::{EVALUATIONS, Evaluation};
 use crate::paired::{Predicted, SIGNIFICANT, differences};
-use crate::seeds::quantile_ratio;
+use crate::seeds::{quantile_ratio, standard_error};
 use crate::signs::sign_flip;
 
 /// Relative difference of equal numbers whose sums were rounded in another order.
@@ -39,7 +39,11 @@ pub(super) fn error<'a>(
         && paired.same_images
         && let Some(se) = by_image(name, &paired.seeds, old, new)
     {
-        return (Some(se), "paired by image");
+        // Another training of the same rows has other numbers, which the images do not show.
+        return match by_seed(pairs) {
+            Some(seeds) => (Some(se.hypot(seeds)), "paired by image and seed"),
+            None => (Some(se), "paired by image"),
+        };
     }
     let is_accuracy = column.group == Group::Accuracy;
     let images = is_accuracy.then(|| binomial(paired)).flatten();
@@ -145,11 +149,4 @@ fn by_seed(pairs: &[(f64, f64)]) -> Option<f64> {
     let se = standard_error(&differences);
     let varies = pairs.len() > 1 && se > ROUNDING * most;
     varies.then(|| quantile_ratio(pairs.len() - 1) * se)
-}
-
-fn standard_error(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    (square / (n - 1.0).max(1.0) / n).sqrt()
 }

@@ -188,7 +188,8 @@ fn against(best: &Ranked<'_>, next: &Ranked<'_>, over: Option<&Comparison>) -> S
     let interval = over.map_or(String::new(), |over| {
         match (over.ci_low.zip(over.ci_high), over.differing()) {
             (Some((low, high)), _) => format!(
-                "; on other images of this kind the gap would be {} to {} points (95 % interval of this pair alone)",
+                "; on other images of this kind{} the gap would be {} to {} points (95 % interval of this pair alone)",
+                seeds(over),
                 signed(-high, 1),
                 signed(-low, 1)
             ),
@@ -204,6 +205,14 @@ fn against(best: &Ranked<'_>, next: &Ranked<'_>, over: Option<&Comparison>) -> S
         escaped(next.name),
         signed(less, 1)
     )
+}
+
+/// Returns what the tests cover besides images.
+fn seeds(over: &Comparison) -> &'static str {
+    match over.seeds {
+        1 => "",
+        _ => " and with other seeds",
+    }
 }
 
 /// Names the rows that do not differ significantly from the best, and those that were not compared with it over the seeds of the means.
@@ -223,15 +232,19 @@ fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> Strin
     let (in_part, not): (Vec<&Ranked<'_>>, Vec<&Ranked<'_>>) =
         (not.into_iter()).partition(|row| over(all, evaluation, row.name).is_some());
     let none = compared.is_empty();
+    let errors = match all.iter().any(|c| c.seed.is_none() && c.seeds > 1) {
+        true => "the validation images and seeds",
+        false => "the validation images",
+    };
     let near: Vec<&Ranked<'_>> = compared.into_iter().filter(|row| !beaten(row)).collect();
     let mut text = match near.is_empty() {
         true if none => String::new(),
         true => format!(
-            " {} is ahead of every other compared tokenizer by more than the error of the validation images.",
+            " {} is ahead of every other compared tokenizer by more than the error of {errors}.",
             escaped(best.name)
         ),
         false => format!(
-            " On these validation images it does not differ significantly from: {} (p at least {SIGNIFICANT} after Holm's correction).",
+            " By the error of {errors} it does not differ significantly from: {} (p at least {SIGNIFICANT} after Holm's correction).",
             list(near)
         ),
     };
@@ -287,7 +300,10 @@ fn by_metric(records: &[Record], data: &FigureData) -> Option<String> {
         Some(excess) => excess.text(),
         None => format!("{} (error unknown)", signed(best.distance, 3)),
     };
-    if best.error.is_some_and(|excess| !excess.is_shown()) {
+    let is_best_shown = best
+        .error
+        .is_some_and(|excess| excess.is_shown_among(all.len()));
+    if !is_best_shown {
         return Some(format!(
             "Nothing was trained. {}",
             not_shown(&format!("{name}, {distance} below"), others)
@@ -314,7 +330,7 @@ fn not_shown(furthest: &str, others: &[Scored<'_>]) -> String {
         (!names.is_empty()).then(|| format!(" {what}: {names}."))
     };
     let shown = list("Shown to be below", &|error| {
-        error.is_some_and(|excess| excess.is_shown())
+        error.is_some_and(|excess| excess.is_shown_among(others.len() + 1))
     });
     let unknown = list("Not known, because the error is unknown", &|error| {
         error.is_none()

@@ -178,7 +178,7 @@ pub fn page(records: &[Record], page: &Page) -> String {
     section(
         &mut body,
         "predictors",
-        "Does a training-free metric predict accuracy?",
+        "Does a metric predict accuracy?",
         &predictors::predictors(records, &page.predictors, &page.figures),
     );
     section(&mut body, "figures", "Training and classes", &others(page));
@@ -388,7 +388,7 @@ fn accuracy<'a>(
     ))
 }
 
-/// Returns mean seconds over the seeds, and peak memory.
+/// Returns mean seconds over the cells or fits, and peak memory.
 fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
     let all: Vec<&&CostRow> = of_row.iter().filter(|c| c.stage == stage).collect();
     let seconds = all.iter().map(|c| c.seconds).sum::<f64>() / all.len() as f64;
@@ -398,7 +398,13 @@ fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
         false => String::new(),
     };
     let key = all.first().map(|c| c.key.as_str())?;
-    Some(format!("{seconds:.1} s{memory}; store key {key}"))
+    let (of_each, first) = match all.len() {
+        1 => (String::new(), ""),
+        several => (format!(" on average of {several}"), "first "),
+    };
+    Some(format!(
+        "{seconds:.1} s{of_each}{memory}; {first}store key {key}"
+    ))
 }
 
 /// Isolates the texts of a value as [`escaped`] does, so that names equal those of the document.

@@ -205,7 +205,8 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
     }
     if let Some(each) = few_patches(first) {
         remarks.push(format!(
-            "few patches per code and class ({each:.0}): compare the distance from the null, not TCAS"
+            "few patches per code and class ({:.0}): compare the distance from the null, not TCAS",
+            each.floor()
         ));
     }
     if first.codebook_size.is_none() && first.kind != "none" && first.status == "ok" {

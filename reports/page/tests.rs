@@ -266,9 +266,10 @@ fn scored(name: &str, fit_seeds: &str, (tcas, se): (f64, f64)) -> (Record, Vec<M
         tokenizer: name.into(),
         metric: "tcas".into(),
         value: Some(tcas),
-        se: Some(se),
+        // Permuted labels deviate by `se`, and so does the distance.
+        se: Some(se * (20.0_f64 / 21.0).sqrt()),
         null_mean: record.tcas_null,
-        null_se: Some(0.0),
+        null_se: Some(se / 21.0_f64.sqrt()),
         ..MetricRow::default()
     };
     let seeds = fit_seeds.split(' ').map(|seed| seed.parse().ok());

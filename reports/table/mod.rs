@@ -2,6 +2,7 @@
 
 mod latex;
 
+use crate::chance::SHOWN;
 use crate::column::{Better, to_csv};
 use crate::error::Result;
 use crate::grid::Grid;
@@ -161,7 +162,7 @@ impl Table {
         }
     }
 
-    /// Returns whether a cell is better than those of all other ranked rows of its setting by more than the errors of both, combined. Where
+    /// Returns whether a cell is better than those of all other ranked rows of its setting by more than [`SHOWN`] times the errors of both, combined. Where
     /// an error is unknown or leaves something out, that is unknown.
     fn is_best(&self, line: &Line, column: usize) -> bool {
         let sign = match self.columns[column].better {
@@ -180,7 +181,7 @@ impl Table {
             .filter_map(|l| l.cells[column].measured())
             .peekable();
         let is_beaten = |(other, its): (f64, Option<f64>)| {
-            its.is_some_and(|its| sign * (own - other) > error.hypot(its))
+            its.is_some_and(|its| sign * (own - other) > SHOWN * error.hypot(its))
         };
         rivals.peek().is_some() && rivals.all(is_beaten)
     }
@@ -196,7 +197,7 @@ impl Table {
         };
         any.then(|| {
             format!(
-                "Bold: the best number{labelled}, if it is ahead of every other by more than the two errors (±) combined, the root of the sum of their squares; it is no test of a difference."
+                "Bold: the best number{labelled}, if it is ahead of every other by more than {SHOWN} times the two errors (±) combined, the root of the sum of their squares; it is no test of a difference."
             )
         })
     }

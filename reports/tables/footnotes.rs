@@ -7,14 +7,12 @@ use super::about::TableContext;
 use super::remarks;
 use super::rows::{Row, base_of};
 use super::told::{Settings, by_frequency};
+use crate::chance::PERMUTATIONS;
 use crate::columns::{Comparison, Record};
 use crate::evaluations::{EVALUATIONS, Evaluation, capitalised, is_trained};
 use crate::paired::SIGNIFICANT;
 use crate::paper::{CLOSEST_T, closest_reading};
 use crate::table::Cell;
-
-/// Permutations of the images' labels behind the null of a metric.
-pub const PERMUTATIONS: u64 = 20;
 
 /// Returns the footnotes, one line each.
 pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<String> {
@@ -29,7 +27,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
         .flat_map(|r| &r.records)
         .any(|r| r.tcas.is_some())
     {
-        notes.push(format!("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under {PERMUTATIONS} permutations of the images' labels. Compare codebooks of different sizes by the distance from the null."));
+        notes.push(format!("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under {PERMUTATIONS} permutations of the images' labels. Compare codebooks of different sizes by the distance from the null; its ± is a standard error."));
     }
     notes.extend(closest(rows));
     let on_metrics = remarks::at_chance(cx).into_iter().chain([remarks::few()]);
@@ -156,16 +154,19 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
         .collect();
     let mut notes = String::new();
     if !several.is_empty() || !bags.is_empty() {
-        let of = match several.is_empty() {
-            true => String::new(),
-            false => format!(
-                " of the mean difference over {} seeds",
-                several.join(" or ")
+        let (of, and) = match several.is_empty() {
+            true => (String::new(), ""),
+            false => (
+                format!(
+                    " of the mean difference over {} seeds",
+                    several.join(" or ")
+                ),
+                " and Student's t over images and seeds",
             ),
         };
         let _ = write!(
             notes,
-            " *: p < {SIGNIFICANT}, exact sign-flip test over the validation images{of}, Holm over the rows{of_runs}, and a 95 % interval \
+            " *: p < {SIGNIFICANT}{of}, exact sign-flip test over the validation images{and}, Holm over the rows{of_runs}, and a 95 % interval \
              without 0 (`comparisons.csv`{of_runs}).",
         );
     }

@@ -24,7 +24,6 @@ use crate::evaluations::EVALUATIONS;
 use crate::grid::Grid;
 use crate::table::Cell;
 use crate::text::markdown_sentence;
-pub use footnotes::PERMUTATIONS;
 use footnotes::footnotes;
 pub use rows::left_out;
 use rows::{base_of, grouped};

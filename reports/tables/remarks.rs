@@ -4,7 +4,7 @@ use super::about::TableContext;
 use super::rows::Row;
 use super::targets;
 use super::told::{Settings, by_frequency};
-use crate::chance::{ENOUGH, Excess, SHOWN, few_patches};
+use crate::chance::{CHANCE, ENOUGH, Excess, few_patches};
 use crate::column::Column;
 use crate::columns::Record;
 use crate::diverged::NOT_LOWERED;
@@ -58,7 +58,7 @@ pub fn at_chance(cx: &TableContext) -> [Remark<'_>; 2] {
     ];
     metrics.map(|(title, side, column): (_, _, Column)| {
         let what = format!(
-            "{title} is not {side} its null by more than {SHOWN} standard errors, so that it may be chance (distance ± error)"
+            "{title} is not shown to be {side} its null, so that it may be chance: permuted labels are as far from it with p of at least {CHANCE} (distance ± standard error)"
         );
         remark(what, move |row| {
             let record = row.first();
@@ -67,7 +67,7 @@ pub fn at_chance(cx: &TableContext) -> [Remark<'_>; 2] {
             let unknown = !metrics.is_empty() && record.number(&column).is_some();
             match Excess::of(record, metrics, &column) {
                 Some(excess) => (!excess.is_shown()).then(|| format!(" ({})", excess.text())),
-                None => unknown.then(|| " (the distance or its error is unknown)".to_owned()),
+                None => unknown.then(|| " (not known, because the distance or its error is)".to_owned()),
             }
         })
     })
@@ -92,7 +92,8 @@ pub fn few<'a>() -> Remark<'a> {
         "Fewer than {ENOUGH} patches per code and class; compare the distance from the null, not TCAS or PNMI (patches)"
     );
     remark(what, |row| {
-        few_patches(row.first()).map(|each| format!(" ({each:.0})"))
+        // 99.6 is fewer than 100.
+        few_patches(row.first()).map(|each| format!(" ({:.0})", each.floor()))
     })
 }
 

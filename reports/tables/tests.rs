@@ -259,9 +259,10 @@ fn footnotes_on_chance_come_from_errors() {
         seed: record.seed,
         metric: metric.into(),
         value: Some(value),
-        se: Some(se),
+        se: Some(se * (20.0_f64 / 21.0).sqrt()),
         null_mean: Some(null),
-        null_se: Some(0.0),
+        // Permuted labels deviate by `se`.
+        null_se: Some(se / 21.0_f64.sqrt()),
         ..MetricRow::default()
     };
     let notes = |tcas: MetricRow, pnmi: MetricRow| {
@@ -284,8 +285,8 @@ fn footnotes_on_chance_come_from_errors() {
         row("pnmi", 0.02, 0.03, 0.0001),
     );
     for part in [
-        "TCAS is not below its null by more than 2 standard errors, so that it may be chance (distance ± error): K-means Pixel, K=50 (0.100 ± 0.060).",
-        "PNMI is not above its null by more than 2 standard errors, so that it may be chance (distance ± error): K-means Pixel, K=50 (\u{2212}0.010 ± 0.000",
+        "TCAS is not shown to be below its null, so that it may be chance: permuted labels are as far from it with p of at least 0.025 (distance ± standard error): K-means Pixel, K=50 (0.100 ± 0.060).",
+        "PNMI is not shown to be above its null, so that it may be chance: permuted labels are as far from it with p of at least 0.025 (distance ± standard error): K-means Pixel, K=50 (\u{2212}0.010 ± 0.000",
     ] {
         assert!(unclear.contains(part), "{unclear}");
     }

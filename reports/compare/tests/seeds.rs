@@ -18,14 +18,21 @@ fn predicted(top1: [f64; 2], kept: &[u64]) -> Side {
 
 #[test]
 fn images_are_paired_only_if_every_seed_of_the_means_has_predictions() {
-    let (was, is) = ([50.0, 60.0], [40.0, 60.0]);
-    let by = |old: &[u64], new: &[u64]| {
+    let was = [50.0, 60.0];
+    let by_of = |is, old: &[u64], new: &[u64]| {
         let found = regression(&predicted(was, old), &predicted(is, new), &Gate::default());
         let change = of(&found, "lp_top1");
         assert_eq!((change.old, change.new), (55.0, 50.0));
         (change.by, change.verdict)
     };
-    assert_eq!(by(&[0, 1], &[0, 1]), ("paired by image", Verdict::Worse));
+    let both = &[0, 1][..];
+    assert_eq!(
+        by_of([45.0, 55.0], both, both),
+        ("paired by image", Verdict::Worse)
+    );
+    // One seed lost 10 points, the other none: another training is no regression.
+    let by = |old: &[u64], new: &[u64]| by_of([40.0, 60.0], old, new);
+    assert_eq!(by(both, both), ("paired by image and seed", Verdict::Same));
     // The error of seed 1 alone would be 0, that of seed 0 alone belongs to a difference of 10.
     for kept in [&[0][..], &[1], &[]] {
         assert_eq!(by(&[0, 1], kept), ("paired by seed", Verdict::Same));
