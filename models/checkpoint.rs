@@ -6,13 +6,14 @@
 mod misfit;
 mod weights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::params::ParamStore;
+use crate::pth::INTEGERS;
 use crate::vit::{self, Preset, VitConfig, positions};
 use misfit::{ANCHOR, differing, lacking, no_encoder};
 use weights::Weights;
@@ -38,6 +39,19 @@ pub struct Imported {
     /// Matrices of the encoder's width that were left out, as classifiers and projection heads are: names and shapes of the first; empty if
     /// there is none.
     pub left_out: String,
+}
+
+/// Returns the first part of a name.
+fn first(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
+}
+
+/// Whether a tensor of integers or booleans is a quantised weight by its name, and no buffer like `relative_position_index`.
+fn is_named_as_weight(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    ["weight", "bias", "gamma"].contains(&last)
+        || last.ends_with("_token")
+        || last.ends_with("_embed")
 }
 
 /// Ends of the names of a linear classifier's weights: timm, DeiT, and fine-tuning by MAE and this program; MoCo's and torchvision's
@@ -89,11 +103,15 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
         }
         params.set(name, values)?;
     }
-    // Buffers of integers and booleans are no weights, and an optimiser's state has keys that are numbers.
-    let weights = found
-        .iter()
-        .filter(|(_, stored)| file.unread(stored).is_none() && file.is_text(stored, &prefix));
-    let strange: Vec<&str> = weights.map(|(name, _)| name.as_str()).collect();
+    let modules: BTreeSet<&str> = params.names().iter().map(|name| first(name)).collect();
+    let is_weight = |(name, stored): &(&String, &String)| {
+        // An optimiser's state has keys that are numbers, but no module of the encoder.
+        let within = file.is_text(stored, &prefix) || modules.contains(first(name));
+        within && (file.unread(stored) != Some(INTEGERS) || is_named_as_weight(name))
+    };
+    let strange: Vec<&str> = (found.iter().filter(is_weight))
+        .map(|(name, _)| name.as_str())
+        .collect();
     if !strange.is_empty() {
         return Err(refuse(format!(
             "contains {}, which a plain ViT does not have (registers, layer scale, distillation token and relative positions \

@@ -1,7 +1,7 @@
 //! Names rows whose pretraining has not lowered its loss, on the page and under the tables.
 
 use crate::columns::Record;
-use crate::evaluations::PRETRAIN;
+use crate::evaluations::{EVALUATIONS, Evaluation, PRETRAIN, capitalised};
 use crate::figure::Curve;
 use crate::number::signed;
 use crate::seeds::names;
@@ -50,6 +50,38 @@ pub fn worse_than_a_guess(records: &[Record]) -> Option<String> {
     })
 }
 
+/// Names rows of `losses` whose training with labels ends with a larger mean loss than that of a uniform guess of n classes, ln n. Label
+/// smoothing and mixed targets leave that of a uniform guess as it is.
+pub fn no_better_than_a_guess(records: &[Record], losses: &[(String, Curve)]) -> Vec<String> {
+    let named = |evaluation: &Evaluation| {
+        let of_stage = losses.iter().filter(|(stage, _)| stage == evaluation.stage);
+        let rows = of_stage.filter_map(|(_, curve)| {
+            let last = curve.points.last()?.1;
+            let record = records.iter().find(|r| r.tokenizer == curve.name)?;
+            let guess = (record.n_classes as f64).ln();
+            let is_worse = record.n_classes > 1 && last > guess;
+            let (loss, guess) = (shown(last), shown(guess));
+            is_worse.then(|| {
+                format!(
+                    "{} ({loss}, ln {} is {guess})",
+                    curve.name, record.n_classes
+                )
+            })
+        });
+        let rows = Vec::from_iter(rows);
+        (!rows.is_empty()).then(|| {
+            format!(
+                "{} ends with a larger training loss than that of a uniform guess for {}. It is far from trained, or has diverged: try more \
+                 epochs, or another `{}.base_lr`.",
+                capitalised(evaluation.title),
+                rows.join("; "),
+                evaluation.recipe
+            )
+        })
+    };
+    EVALUATIONS.iter().filter_map(named).collect()
+}
+
 /// Returns the rows of [`risen_rows`] and a remedy, to follow [`NOT_LOWERED`].
 pub fn risen(losses: &[(String, Curve)]) -> Option<String> {
     let named = |(row, first, last)| format!("{row} ({} to {})", shown(first), shown(last));
@@ -71,6 +103,35 @@ pub fn not_lowered(losses: &[(String, Curve)]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fine-tuning with a loss of 496311 was "ok" without a word.
+    #[test]
+    fn a_training_with_labels_that_ends_above_a_uniform_guess_is_named() {
+        let records = ["K", "A"].map(|name| Record {
+            tokenizer: name.into(),
+            n_classes: 10,
+            ..Record::default()
+        });
+        let curve = |name: &str, last| Curve {
+            name: name.into(),
+            points: vec![(0.0, 2.5), (1.0, last)],
+        };
+        let losses = [
+            ("finetune".to_owned(), curve("K", 2.30)),
+            ("finetune".to_owned(), curve("A", 496_311.0)),
+            ("attentive".to_owned(), curve("A", 2.31)),
+            ("pretrain".to_owned(), curve("A", 9.0)),
+        ];
+        let said = no_better_than_a_guess(&records, &losses).join("\n");
+        for part in [
+            "Fine-tuning ends with a larger training loss than that of a uniform guess for A (5.0e5, ln 10 is 2.30).",
+            "Attentive probing ends with a larger training loss than that of a uniform guess for A (2.31, ln 10 is 2.30).",
+            "`fine_tune.base_lr`",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("K (") && said.lines().count() == 2, "{said}");
+    }
 
     #[test]
     fn a_loss_above_that_of_a_uniform_guess_is_named() {

@@ -30,10 +30,10 @@ pub mod tensorboard;
 mod text;
 
 pub use apart::RowId;
-pub use chance::Metrics;
+pub use chance::{Metrics, PERMUTATIONS};
 pub use column::{Better, Column, Group, Measured, from_csv, to_csv};
 pub use columns::{Comparison, CostRow, HistoryRow, MetricRow, Record};
-pub use diverged::{not_lowered, risen_rows, worse_than_a_guess};
+pub use diverged::{no_better_than_a_guess, not_lowered, risen_rows, worse_than_a_guess};
 pub use error::{Error, Result};
 pub use grid::Grid;
 pub use paired::Predicted;

@@ -311,3 +311,19 @@ fn copies_of_read_only_files_of_the_store_are_writable() {
     let mode = std::fs::metadata(copy).unwrap().permissions().mode();
     assert_eq!(mode & 0o600, 0o600);
 }
+
+/// The other row left the folder for good, although `SHA256SUMS` shows that its line was cut off.
+#[test]
+fn a_selection_keeps_rows_whose_lines_were_cut_off() {
+    let bench = Bench::whole();
+    let out = bench.path("out");
+    bench.fine(&RUN);
+    let whole = results(&out);
+    let path = out.join("results.csv");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let kept = text.lines().filter(|line| !line.contains(K4));
+    let kept: Vec<&str> = kept.collect();
+    std::fs::write(&path, kept.join("\n") + "\n").unwrap();
+    bench.fine(&[&RUN[..], &["--only", "No pretraining"]].concat());
+    assert_eq!(results(&out), whole);
+}

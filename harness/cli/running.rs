@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::registry::Registry;
 use tessera_models::Compute;
-use tessera_reports::Record;
 use tessera_tokenizers::{BuildContext, Programs};
 
 use super::args::RunOptions;
@@ -343,10 +342,9 @@ fn prepare(
 ) -> Result<RunFolder, Failure> {
     let folder = RunFolder::prepare(out, &suite.file.name, &process::command_line())?;
     if !only.is_empty() {
-        let earlier = Earlier::of(out)?.records;
-        let names = |rows: Vec<Record>| rows.into_iter().map(|row| row.tokenizer).collect();
+        let earlier = Earlier::rows(out)?;
         factories(suite, registry, (false, programs), |suite, build| {
-            suite.keep(earlier.map(names), build)
+            suite.keep(earlier, build)
         })?;
     }
     Ok(folder)

@@ -133,7 +133,7 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
             .iter()
             .all(|all| all.iter().any(|n| n == name))
     };
-    // A name may have spaces; else what follows the first is a remark.
+    // A name may have spaces, so its first word is no class of its own.
     let chosen = names.iter().map(|line| {
         let mut words = line.split_whitespace();
         let first = words.next().filter(|word| known(word));
@@ -142,7 +142,12 @@ fn listed(found: &Found<'_>, list: &Path) -> Result<Vec<String>, DataError> {
         let is_remark = others.iter().any(|word| !known(word) || Some(*word) == first);
         let message = match (first, others.first().filter(|_| !is_remark)) {
             _ if known(line) => return Ok(line.clone()),
-            (Some(word), None) => return Ok(word.to_owned()),
+            (Some(word), None) => format!(
+                "class {} {} {}, but `{word}` has; write `{word}` alone or with a remark behind a tab, or correct the name",
+                quoted(line),
+                found.lacks,
+                found.places
+            ),
             (Some(word), Some(other)) => format!(
                 "found the classes `{word}` and `{other}` in one line, expected one per line; write them on two lines, or a remark behind a tab"
             ),

@@ -12,7 +12,7 @@ use tessera_reports::paired::compare;
 use tessera_reports::recipes::Parts;
 use tessera_reports::{
     Column, Comparison, CostRow, HistoryRow, MetricRow, OtherRun, Predicted, Record, TableContext,
-    baseline, notes, risen_rows, worse_than_a_guess,
+    baseline, no_better_than_a_guess, notes, risen_rows, worse_than_a_guess,
 };
 
 use super::layout::{LABELS, METRICS, RESULTS, SKIPPED};
@@ -297,6 +297,7 @@ impl RunData {
             ));
         }
         notes.extend(worse_than_a_guess(&self.records));
+        notes.extend(no_better_than_a_guess(&self.records, &self.losses()));
         notes
     }
 

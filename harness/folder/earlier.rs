@@ -1,5 +1,6 @@
 //! What a run folder has before a command writes into it. Damaged files count as absent.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -38,6 +39,16 @@ impl Earlier {
             },
             suite: parsed(&String::from_utf8_lossy(&suite)).unwrap_or_default(),
         })
+    }
+
+    /// Returns the names of the rows in `folder`; `None` if `results.csv` is damaged or has changed since the run, so that it may lack some.
+    ///
+    /// # Errors
+    /// Those of [`of`](Self::of).
+    pub fn rows(folder: &Path) -> anyhow::Result<Option<BTreeSet<String>>> {
+        let is_whole = !sums::has_changed(folder, RESULTS);
+        let records = Self::of(folder)?.records.filter(|_| is_whole);
+        Ok(records.map(|records| records.into_iter().map(|row| row.tokenizer).collect()))
     }
 
     /// Returns the name of the suite; `None` if there is no run.

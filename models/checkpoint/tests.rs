@@ -1,3 +1,4 @@
+mod kinds;
 use std::path::PathBuf;
 
 use safetensors::tensor::{Dtype, TensorView};

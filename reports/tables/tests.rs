@@ -375,7 +375,10 @@ fn significant_differences_are_marked() {
         ..TableContext::default()
     };
     let rendered = render(1, &records(), &cx).unwrap();
-    let (table, notes) = (&rendered.markdown, "over 2 seeds, Holm over the rows");
+    let (table, notes) = (
+        &rendered.markdown,
+        "over 2 seeds, exact sign-flip test over the validation images and Student's t over images and seeds, Holm over the rows",
+    );
     assert!(
         table.contains(" +11.0* |") && table.contains(" +11.0 |"),
         "{table}"

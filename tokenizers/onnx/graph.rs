@@ -48,6 +48,8 @@ pub struct Graph<'a> {
     pub outputs: Vec<Port<'a>>,
     /// Parts of external files that hold weights or constants.
     pub external: Vec<External<'a>>,
+    /// Those of sparse weights.
+    sparse_external: Vec<External<'a>>,
 }
 
 /// An operator with its connections.
@@ -88,6 +90,8 @@ pub struct Attribute<'a> {
     pub floats: &'a [u8],
     graphs: Vec<Graph<'a>>,
     external: Vec<External<'a>>,
+    /// Those of sparse tensors and of lists of tensors.
+    other_external: Vec<External<'a>>,
 }
 
 /// An input or an output.
@@ -172,12 +176,21 @@ impl<'a> Onnx<'a> {
         let mut found = Vec::new();
         for body in functions.chain([&self.graph]) {
             body.walk(&mut |graph| {
-                let attributes = graph.nodes.iter().flat_map(|node| &node.attributes);
-                found.extend(attributes.flat_map(|attribute| &attribute.external));
-                found.extend(&graph.external);
+                for attribute in graph.nodes.iter().flat_map(|node| &node.attributes) {
+                    found.extend(attribute.external.iter().chain(&attribute.other_external));
+                }
+                found.extend(graph.external.iter().chain(&graph.sparse_external));
             });
         }
         found
+    }
+
+    /// Returns whether parts of external files are elsewhere than in the weights and constants of the outermost graph: in inner graphs, functions,
+    /// sparse tensors or lists.
+    pub fn has_inner_external(&self) -> bool {
+        let constants = self.graph.nodes.iter().flat_map(|node| &node.attributes);
+        let constants: usize = constants.map(|attribute| attribute.external.len()).sum();
+        self.external().len() > self.graph.external.len() + constants
     }
 }
 
@@ -249,7 +262,7 @@ fn graph<'a>(message: &'a [u8], depth: usize, count: &mut Count) -> Result<Graph
             // Only read to limit the nesting of types.
             (13, value) => drop(port(value)?),
             (15, value) => {
-                let weight = sparse(value.bytes()?, &mut graph.external)?;
+                let weight = sparse(value.bytes()?, &mut graph.sparse_external)?;
                 graph.weights.push(weight);
             }
             _ => (),
@@ -323,13 +336,13 @@ fn attribute<'a>(
                 let value = tensor(value.bytes()?, &mut attribute.external)?;
                 attribute.value = Some(Box::new(value));
             }
-            (10, value) => drop(tensor(value.bytes()?, &mut attribute.external)?),
+            (10, value) => drop(tensor(value.bytes()?, &mut attribute.other_external)?),
             (6 | 11, value) => {
                 count.part()?;
                 let inner = graph(value.bytes()?, depth + 1, count)?;
                 attribute.graphs.push(inner);
             }
-            (22 | 23, value) => drop(sparse(value.bytes()?, &mut attribute.external)?),
+            (22 | 23, value) => drop(sparse(value.bytes()?, &mut attribute.other_external)?),
             _ => (),
         }
     }

@@ -140,6 +140,14 @@ impl Engine for OnnxRuntime {
     }
 
     fn open(&self, mut source: Source, threads: usize) -> Result<Box<dyn Session>, String> {
+        // It looks for them in the working directory, whatever is given in memory.
+        if Onnx::read(&source.bytes)?.has_inner_external() {
+            return Err(
+                "has weights of an inner graph, a function or a sparse tensor in external files, which ONNX Runtime does not read \
+                 beside the graph; save them in the graph (`onnx.save(onnx.load(path), path)`), or use `TESSERA_ONNX=rten`"
+                    .into(),
+            );
+        }
         let external = std::mem::take(&mut source.external).into_iter();
         // All sessions share these bytes and live until the process ends.
         let external = external.map(|(name, bytes)| (name, &*bytes.leak()));

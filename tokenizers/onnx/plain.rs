@@ -79,7 +79,12 @@ impl<'de> Visitor<'de> for Counted<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = items.next_key()? {
+        while let Some(key) = items.next_key::<String>()? {
+            // Which of two values is meant cannot be told.
+            if map.contains_key(&key) {
+                let message = format!("duplicate key `{key}`, expected each key once");
+                return Err(A::Error::custom(message));
+            }
             map.insert(key, items.next_value_seed(self)?);
         }
         Ok(Value::Object(map))
@@ -97,13 +102,20 @@ mod tests {
             "",
             "x",
             "a: !tag 1",
-            "a: 1\na: 2",
             "99999999999999999999",
             "? [a]\n: b",
             "[",
         ] {
             let expected = serde_yaml::from_str::<Value>(text);
             assert_eq!(value(text).ok(), expected.ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_occurs_twice_is_refused() {
+        for text in ["a: 1\na: 2", "a: {b: 1, b: 1}", r#"{"a": 1, "a": 1}"#] {
+            let error = value(text).unwrap_err().to_string();
+            assert!(error.contains("duplicate key"), "{text}: {error}");
         }
     }
 

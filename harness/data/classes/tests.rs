@@ -59,8 +59,15 @@ fn classes_in_one_line_are_refused_and_what_is_not_seen_is_shown() {
         };
         choose(&found, Some(&list), dir.path()).map_err(|e| e.to_string())
     };
-    let names = chosen("polar bear\nbee an insect, no ant\nant ant\n").unwrap();
+    let names = chosen("polar bear\nbee\tan insect, no ant\nant\n").unwrap();
     assert_eq!(names, ["polar bear", "bee", "ant"]);
+    // `great white` chose the class `great`.
+    for line in ["bee an insect, no ant", "ant ant"] {
+        let error = chosen(line).unwrap_err();
+        let word = &line[..3];
+        let part = format!("class `{line}` has no folder in train and val, but `{word}` has");
+        assert!(error.contains(&part), "{error}");
+    }
     let error = chosen("ant bee\n").unwrap_err();
     assert!(
         error.contains("the classes `ant` and `bee` in one line"),
@@ -169,7 +176,7 @@ fn names_in_a_list_keep_their_spaces_and_labels_their_lines() {
             .to_string()
             .contains("class `ant, an insect`")
     );
-    fs::write(&list, "polar bear\nant (an insect)\n").unwrap();
+    fs::write(&list, "polar bear\nant\tan insect\n").unwrap();
     assert_eq!(listed(&found, &list).unwrap(), ["polar bear", "ant"]);
     // It was taken for a remark, and the class was lost.
     let marked = ["#bee", "ant"].map(String::from);

@@ -42,3 +42,24 @@ fn a_graph_of_too_many_parts_is_refused() {
         assert!(error.contains(part), "{error}");
     }
 }
+
+/// ONNX Runtime took those of inner graphs and of sparse tensors from the working directory.
+#[test]
+fn external_parts_of_inner_graphs_and_sparse_tensors_are_told_from_others() {
+    let place = [message(1, b"location"), message(2, b"w")].concat();
+    let tensor = [message(13, &place), vec![14 << 3, 1]].concat();
+    let node = |attribute: &[u8]| message(1, &message(5, attribute));
+    for (graph, is_inner) in [
+        (message(5, &tensor), false),
+        (node(&message(5, &tensor)), false),
+        (message(15, &message(1, &tensor)), true),
+        (node(&message(6, &message(5, &tensor))), true),
+        (node(&message(11, &node(&message(5, &tensor)))), true),
+        (node(&message(10, &tensor)), true),
+    ] {
+        let file = message(7, &graph);
+        let onnx = Onnx::read(&file).unwrap();
+        assert_eq!(onnx.external().len(), 1);
+        assert_eq!(onnx.has_inner_external(), is_inner, "{graph:?}");
+    }
+}

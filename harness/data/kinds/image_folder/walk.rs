@@ -98,10 +98,15 @@ pub fn walk(root: &Path, folder: &str) -> Result<Listing, DataError> {
         let refuse = |message: String| DataError::at(&path, message);
         let about: Metadata = fs::metadata(&path).map_err(|e| refuse(e.to_string()))?;
         let own = (about.dev(), about.ino());
-        if above.contains(&own) || above.len() > MOST_LEVELS {
+        if above.contains(&own) {
             return Err(refuse(
                 "is a link to a folder above it; remove the link".to_owned(),
             ));
+        }
+        if above.len() > MOST_LEVELS {
+            return Err(refuse(format!(
+                "is more than {MOST_LEVELS} folders below its class, expected at most {MOST_LEVELS}; move its images up"
+            )));
         }
         above.push(own);
         for entry in entries(&path)? {

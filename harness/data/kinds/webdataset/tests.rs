@@ -222,7 +222,7 @@ fn numeric_labels_are_sorted_as_numbers() {
 fn a_list_selects_classes_and_orders_them() {
     let dir = both(|c| CLASSES[c].to_owned());
     let list = dir.path().join("list.txt");
-    fs::write(&list, "cow some words\nant\n").unwrap();
+    fs::write(&list, "cow\tsome words\nant\n").unwrap();
     let spec = |list: &Path| {
         let listed = WebDataset {
             classes: Some(list.to_owned()),
