@@ -118,6 +118,22 @@ pub fn encoding(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
+/// Returns the text of bytes in UTF-8.
+///
+/// # Errors
+/// What is found instead: the encoding, or the first byte that no character begins with and its line.
+pub fn utf8(bytes: Vec<u8>) -> Result<String, String> {
+    if let Some(found) = encoding(&bytes) {
+        return Err(found.into());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+        format!("the byte 0x{:02x} in line {line} (Latin-1?)", bytes[at])
+    })
+}
+
 /// As [`told`], of the file at `path`; `None` also if it cannot be read.
 pub fn told_of(path: &Path) -> Option<&'static str> {
     told(&beginning(path)?)

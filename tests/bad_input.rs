@@ -483,3 +483,12 @@ fn more_memory_than_the_machine_has_is_refused_before_it_is_asked_for() {
         }
     }
 }
+
+#[test]
+fn a_file_that_is_too_large_for_a_suite_is_refused_before_it_is_read() {
+    let bench = Bench::new("");
+    let file = std::fs::File::create(bench.path("weights.bin")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let found = "weights.bin: found 1099511627776 bytes, expected at most 67108864";
+    bench.refused(&["validate", "weights.bin"], &[found, "path of a suite"]);
+}

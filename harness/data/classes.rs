@@ -176,13 +176,16 @@ fn quoted(name: &str) -> String {
     }
 }
 
+/// Most bytes of a list of classes: a million long names. A larger file is another one.
+const MOST: u64 = 64 << 20;
+
 /// Returns the bytes of a list of classes.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub(super) fn read_list(list: &Path) -> Result<Vec<u8>, DataError> {
     let remedy = "expected a file with the name of a class per line; correct its path in `dataset`, which is relative to the suite";
-    files::read(list).map_err(|e| DataError::at(list, format!("{e}; {remedy}")))
+    files::read_up_to(list, MOST).map_err(|e| DataError::at(list, format!("{e}; {remedy}")))
 }
 
 /// One name per line: what follows a tab or a WordNet id is ignored, and so are a byte order mark and, unless labels are numbers of lines

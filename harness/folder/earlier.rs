@@ -1,6 +1,7 @@
 //! What a run folder has before a command writes into it. Damaged files count as absent.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -28,7 +29,7 @@ impl Earlier {
     /// # Errors
     /// If a file exists but cannot be opened.
     pub fn of(folder: &Path) -> anyhow::Result<Self> {
-        let suite = bytes(&folder.join(SUITE))?.unwrap_or_default();
+        let suite = content(&folder.join(SUITE))?.unwrap_or_default();
         let costs = rows(&folder.join(COSTS))?.unwrap_or_default();
         Ok(Self {
             records: rows(&folder.join(RESULTS))?,
@@ -71,9 +72,18 @@ pub fn places(suite: &Value) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Returns the bytes of a file. One that is too large to be a run's is damaged, so it has none.
+fn content(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    let is_too_large = |error: &io::Error| error.kind() == io::ErrorKind::FileTooLarge;
+    match bytes(path) {
+        Err(error) if error.downcast_ref().is_some_and(is_too_large) => Ok(Some(Vec::new())),
+        bytes => bytes,
+    }
+}
+
 /// Returns the rows of a CSV file; none if there is no file, `None` if it is damaged.
 fn rows<T: for<'de> Deserialize<'de> + Measured>(path: &Path) -> anyhow::Result<Option<Vec<T>>> {
-    let Some(text) = bytes(path)? else {
+    let Some(text) = content(path)? else {
         return Ok(Some(Vec::new()));
     };
     let text = String::from_utf8(text).ok();

@@ -24,14 +24,22 @@ use crate::npy;
 
 mod metrics;
 
+/// Most bytes of a text or a picture of a run folder. A picture has a few MiB, and the largest text, names and reasons of images that are left
+/// out, has about 100 bytes for each.
+const MOST: u64 = 256 << 20;
+
 /// Returns the bytes of a file; `None` if it does not exist.
 ///
 /// # Errors
-/// If it exists but cannot be read.
+/// If it exists but cannot be read, or is larger than any that a run writes.
 pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match files::read(path) {
+    match files::read_up_to(path, MOST) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if files::says_absent(&error) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+            let message = format!("{}: {error}; {RESTORE}", path.display());
+            Err(anyhow::Error::new(error).context(message))
+        }
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
 }
@@ -41,8 +49,14 @@ fn text(path: &Path) -> anyhow::Result<Option<String>> {
     if let Some(bytes) = &bytes {
         refuse_foreign(bytes, path)?;
     }
-    let text = bytes.map(String::from_utf8).transpose();
-    text.map_err(|error| anyhow!("{}: {error}; {RESTORE}", path.display()))
+    let text = bytes.map(foreign::utf8).transpose();
+    text.map_err(|found| {
+        let path = path.display();
+        anyhow!(
+            "{path}: found {found}, expected UTF-8; if you have edited the file, save it again in that encoding (of spreadsheets: \"CSV UTF-8\"); or \
+             {RESTORE}"
+        )
+    })
 }
 
 /// Refuses what lies in place of a file; an empty one has its own error.
@@ -59,10 +73,6 @@ fn csv<T: for<'de> serde::Deserialize<'de> + Measured>(
     let Some(text) = text(path)? else {
         return Ok(None);
     };
-    // A crash of the machine may leave a file of zeros, which are text without a row.
-    if text.contains('\0') {
-        bail!(lost(path, "zero bytes", "CSV text"));
-    }
     // This program ends every line, also the last.
     if !text.is_empty() && !text.ends_with('\n') {
         bail!(lost(path, "no line break at its end", "whole lines"));

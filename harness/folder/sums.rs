@@ -3,11 +3,13 @@
 //!
 //! A run removes the list before it writes files, and writes it at its end, so a run that was killed has none.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::io;
 use std::path::{Component, Path};
 
 use anyhow::{Context as _, anyhow, bail};
-use tessera_models::files;
+use tessera_models::{files, foreign};
 use tessera_reports::Record;
 use tessera_reports::evaluations::Evaluation;
 
@@ -16,6 +18,12 @@ use super::layout::{
     cell_folders,
 };
 use crate::sha256::sha256;
+
+/// Most bytes of a list: a few lines for each of 100,000 rows. Only a damaged one is larger.
+const MOST: u64 = 64 << 20;
+
+/// Most characters of a damaged line that a message shows.
+const QUOTED: usize = 100;
 
 /// What to do about a damaged file.
 pub(super) const RESTORE: &str = "copy the file from a backup, or write the folder again by `bench run` or `bench score`, which use stored results";
@@ -70,7 +78,7 @@ pub fn of(folder: &Path, records: &[Record]) -> anyhow::Result<String> {
 
 /// Returns whether the file `name` differs from the list in `folder`; without a list or its line it does not.
 pub fn has_changed(folder: &Path, name: &str) -> bool {
-    let list = files::read_to_string(&folder.join(SUMS)).unwrap_or_default();
+    let list = text(&folder.join(SUMS)).unwrap_or_default();
     let mut lines = list.lines().filter_map(|line| line.split_once("  "));
     let line = lines.find(|(_, listed)| *listed == name);
     let found = || sha256(&folder.join(name), || Ok(()));
@@ -87,13 +95,15 @@ pub fn check(folder: &Path) -> anyhow::Result<Option<HashSet<String>>> {
         return Ok(None);
     }
     let unread = |path: &Path, error: &dyn std::fmt::Display| other(path, &error.to_string());
-    let text = files::read_to_string(&list).map_err(|e| unread(&list, &e))?;
+    let text = text(&list).map_err(|e| unread(&list, &e))?;
     let mut names = HashSet::new();
     for line in text.lines() {
         let Some((expected, name)) = line.split_once("  ").filter(|(_, name)| is_inside(name))
         else {
-            let found =
-                format!("found the line {line:?}, expected a digest and a file of the folder");
+            let found = format!(
+                "found the line {:?}, expected a digest and a file of the folder",
+                cut(line)
+            );
             return Err(other(&list, &found));
         };
         names.insert(name.to_owned());
@@ -110,14 +120,15 @@ pub fn check(folder: &Path) -> anyhow::Result<Option<HashSet<String>>> {
             continue;
         }
         // A run that begins removes the list first.
-        if files::read_to_string(&list).ok().as_ref() != Some(&text) {
+        if self::text(&list).ok().as_ref() != Some(&text) {
             bail!(
                 "{}: a run is writing into this folder; try again when it has ended",
                 folder.display()
             );
         }
         let found = format!(
-            "found SHA-256 {found}, expected {expected} of {SUMS}: the file has changed since the run"
+            "found SHA-256 {found}, expected {} of {SUMS}: the file has changed since the run",
+            cut(expected)
         );
         return Err(other(&path, &found));
     }
@@ -143,8 +154,27 @@ pub fn check_all_listed(
     }
 }
 
+/// Reads the list at `path`.
+fn text(path: &Path) -> io::Result<String> {
+    let bytes = files::read_up_to(path, MOST)?;
+    foreign::utf8(bytes).map_err(|found| {
+        let message = format!("found {found}, expected UTF-8");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
+
+/// Returns the beginning of a text: a damaged line may be as long as the file.
+fn cut(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(QUOTED) {
+        Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
 /// Returns whether a name is that of a file inside of a folder.
 fn is_inside(name: &str) -> bool {
+    // No name of a run's file is as long, and a message would show it.
+    const LONGEST: usize = 1024;
     let mut parts = Path::new(name).components();
-    parts.all(|part| matches!(part, Component::Normal(_)))
+    name.len() <= LONGEST && parts.all(|part| matches!(part, Component::Normal(_)))
 }

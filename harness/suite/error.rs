@@ -29,11 +29,13 @@ pub enum SuiteError {
     Rows(Vec<SuiteError>),
 }
 
-/// What to do where no file is.
+/// What to do where no file is, or one that is too large for a suite.
 fn hint(error: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind::{NotADirectory, NotFound};
+    use std::io::ErrorKind::{FileTooLarge, NotADirectory, NotFound};
     match error.kind() {
-        NotFound | NotADirectory => "; give the path of a suite file, e.g. suites/quickstart.yaml",
+        FileTooLarge | NotFound | NotADirectory => {
+            "; give the path of a suite file, e.g. suites/quickstart.yaml"
+        }
         _ => "",
     }
 }

@@ -428,28 +428,19 @@ fn whole(folder: &Path) -> PathBuf {
     real.unwrap_or(folder)
 }
 
+/// Most bytes of a suite. Rows and lists take a few MiB at most, so a larger file is another one.
+const MOST: u64 = 64 << 20;
+
 /// Reads a text in UTF-8.
 fn text(path: &Path) -> io::Result<String> {
     let wrong = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
-    let bytes = files::read(path)?;
+    let bytes = files::read_up_to(path, MOST)?;
     if let Some(what) = foreign::told(&bytes).filter(|_| !bytes.is_empty()) {
         return Err(wrong(what.into()));
     }
-    let expected = |found: String| {
+    foreign::utf8(bytes).map_err(|found| {
         wrong(format!(
             "found {found}, expected UTF-8; save it again in that encoding"
-        ))
-    };
-    if let Some(found) = foreign::encoding(&bytes) {
-        return Err(expected(found.into()));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let bytes = error.as_bytes();
-        let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
-        expected(format!(
-            "the byte 0x{:02x} in line {line} (Latin-1?)",
-            bytes[at]
         ))
     })
 }

@@ -4,6 +4,7 @@ use tessera_reports::to_csv;
 
 use super::*;
 use crate::folder::earlier::Earlier;
+use crate::folder::layout::SUMS;
 
 #[test]
 fn older_folders_have_the_fit_seed_of_their_suite() {
@@ -192,6 +193,72 @@ fn files_that_are_cut_off_or_in_another_encoding_have_a_remedy() {
         fs::write(&path, bytes).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains(RESTORE), "{error}");
+    }
+}
+
+#[test]
+fn texts_of_a_spreadsheet_in_another_encoding_are_named() {
+    let utf16 = |text: &str| {
+        let units = text.encode_utf16().flat_map(u16::to_le_bytes);
+        b"\xff\xfe".iter().copied().chain(units).collect()
+    };
+    let latin1 = |text: &str| {
+        text.replace('K', "\u{fe}")
+            .chars()
+            .map(|c| c as u8)
+            .collect()
+    };
+    let ways: [(&dyn Fn(&str) -> Vec<u8>, &str); 2] =
+        [(&utf16, "found UTF-16"), (&latin1, "in line 2 (Latin-1?)")];
+    for (encoded, found) in ways {
+        let dir = folder();
+        let path = dir.path().join(RESULTS);
+        fs::write(&path, encoded(&fs::read_to_string(&path).unwrap())).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        for part in [RESULTS, found, "expected UTF-8", "CSV UTF-8", RESTORE] {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+    }
+}
+
+/// A file without content that claims a terabyte, which no memory holds.
+fn enlarge(path: &Path) {
+    let file = fs::File::create(path).unwrap();
+    file.set_len(1 << 40).unwrap();
+}
+
+#[test]
+fn files_that_are_too_large_are_refused_before_they_are_read() {
+    for name in [RESULTS, METRICS, SUMS] {
+        let dir = folder();
+        enlarge(&dir.path().join(name));
+        let error = read(dir.path()).unwrap_err().to_string();
+        for part in [name, "found 1099511627776 bytes, expected at most", RESTORE] {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+    }
+    let dir = folder();
+    enlarge(&dir.path().join(MAPS));
+    let error = enter_gallery(&mut Card::default(), dir.path()).unwrap_err();
+    assert!(error.to_string().contains("found 1099511627776 bytes"));
+    enlarge(&dir.path().join(SUITE));
+    let earlier = Earlier::of(dir.path()).unwrap();
+    assert!(earlier.suite.is_null() && earlier.records.is_some());
+}
+
+#[test]
+fn a_damaged_line_of_the_list_is_shown_in_part() {
+    let digest = "0".repeat(64);
+    for line in [
+        "\u{fe}".repeat(9000),
+        format!("{digest}  {}", "a".repeat(9000)),
+        format!("{}  {RESULTS}", "a".repeat(9000)),
+    ] {
+        let dir = folder();
+        fs::write(dir.path().join(SUMS), format!("{line}\n")).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(SUMS) && error.contains("..."), "{error}");
+        assert!(error.len() < 1000, "{} bytes: {error}", error.len());
     }
 }
 
