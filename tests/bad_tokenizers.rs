@@ -242,6 +242,24 @@ fn ids_outside_the_codebook_fail_the_cell() {
     assert!(errors[0].contains("with.codebook_size"), "{errors:?}");
 }
 
+/// The store may be full: its record of a failure is no result.
+#[test]
+fn a_failure_that_cannot_be_recorded_does_not_end_the_other_rows() {
+    let pixels = "{name: P, kind: kmeans, with: {features: {kind: pixels}, k: 2, epochs: 1}}";
+    let more = format!("}}, {}", &pixels[..pixels.len() - 1]);
+    let bench = suite("onnx-ids", &VQ.replace("256", "3"), &more);
+    let args = ["score", "suite.yaml", "--out", "out", "--store", "store"];
+    std::fs::create_dir(bench.path("store")).unwrap();
+    std::fs::write(bench.path("store/.failed"), "").unwrap();
+    let output = bench.bench(&args);
+    let said = error(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let note = "the failure of the stage is not recorded";
+    assert!(said.contains(note) && said.contains("--store"), "{said}");
+    let states = column(&bench.path("out"), "status");
+    assert_eq!(states, ["failed", "failed", "ok", "ok"]);
+}
+
 #[test]
 fn ids_are_refused_as_features_and_features_as_ids() {
     let bench = suite(

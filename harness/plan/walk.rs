@@ -12,7 +12,7 @@ use crate::stages::Decoded;
 use crate::stages::common::context::{Context, Images, StageError};
 use crate::stages::common::reporter::Outcome;
 use crate::stages::common::stage::{Done, Inputs, Stage, provenance};
-use crate::store::{Entry, Held, Workspace};
+use crate::store::{Entry, Held, StoreError, Workspace};
 
 /// State of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -402,7 +402,7 @@ impl<'a> Walk<'a> {
                     // The pass is repeated.
                     _ if cx.store.damaged() > damaged => Outcome::Damaged(&text),
                     StageError::Failed(error) => {
-                        cx.store.record_failure(&provenance, error)?;
+                        note_unrecorded(cx, cx.store.record_failure(&provenance, error));
                         Outcome::Failed(&text)
                     }
                     _ => Outcome::Failed(&text),
@@ -444,5 +444,15 @@ impl<'a> Walk<'a> {
         let before = at.map_or(0, |at| 1 + self.counted(0, at).count());
         let total = self.beside + self.counted(0, all).count();
         (self.beside + before, total, left)
+    }
+}
+
+/// Says that a failure is not in the store. The other rows go on: the record only tells later calls that look results up.
+fn note_unrecorded(cx: &Context<'_>, recorded: Result<(), StoreError>) {
+    if let Err(error) = recorded {
+        let note = format!(
+            "{error}; the failure of the stage is not recorded, so later calls count it as not computed"
+        );
+        cx.reporter.note(&note);
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tessera_models::files;
 
-use super::error::{StoreError, at, make_dir, write_atomic};
+use super::error::{StoreError, at, make_dir};
 use super::failed::{FOLDER, Failed};
 use super::lookup::Store;
 use super::provenance::Provenance;
@@ -26,7 +26,7 @@ impl Store {
         make_dir(path.parent().unwrap_or(&path))?;
         let failed = Failed::here(&provenance.label, error);
         let text = serde_json::to_vec_pretty(&failed).map_err(|e| StoreError::Stage(e.into()))?;
-        write_atomic(&path, &text)
+        files::write_atomic(&path, &text).map_err(at(&path))
     }
 
     /// Removes the record of a stage that has succeeded.
@@ -52,5 +52,32 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at(&path)(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_blamed_on_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let provenance = Provenance {
+            stage: "fit",
+            label: "test".into(),
+            inputs: json!({}),
+        };
+        let path = store.failed_at(&provenance);
+        fs::create_dir_all(path.join("taken")).unwrap();
+        let error = store.record_failure(&provenance, "no").unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        assert!(
+            text.contains("--store") && !text.contains("--out"),
+            "{text}"
+        );
     }
 }
