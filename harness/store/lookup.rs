@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tessera_models::files;
 
 use super::entry::Entry;
-use super::error::{StoreError, at, make_dir};
+use super::error::{StoreError, at, make_dir, of_stage};
 use super::folder::Folder;
 use super::left::file_name;
 use super::lock::{Attempt, Lock, is_stale};
@@ -218,7 +218,7 @@ impl Store {
         let held = self.folder.check_held();
         let changed = self.changed() > changed;
         let result = match result
-            .map_err(StoreError::from)
+            .map_err(|error| of_stage(error, [&scratch.0, &state]))
             .and_then(|result| held.map(|()| result))
         {
             Ok(result) => result,
