@@ -150,7 +150,9 @@ fn arguments(plan: &Plan, index: usize, folder: &Folder) -> Result<RunOptions, F
     let Verb::Run(mut options) = Args::try_parse_from(words)?.verb else {
         return Err(Failure::Wrong("expected arguments of `bench run`".into()));
     };
-    options.setup.text = Some((options.setup.suite.clone(), Suite::text(&folder.suite())?));
+    let (name, copy) = (options.setup.suite.clone(), folder.suite());
+    options.setup.text = Some((name, Suite::text(&copy)?));
+    options.setup.copy = Some(copy);
     options.awaits = true;
     options.setup.threads = options.setup.threads.or_else(granted);
     Ok(options)

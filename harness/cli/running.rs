@@ -128,10 +128,7 @@ impl Opened {
         (train, on_gpu): (bool, bool),
         fetch: bool,
     ) -> Result<Self, Failure> {
-        let mut suite = match &setup.text {
-            Some((name, text)) => Suite::of(name, text, &setup.set, registry)?,
-            None => Suite::load(&setup.suite, &setup.set, registry)?,
-        };
+        let mut suite = setup.load(registry)?;
         suite.select(&setup.only)?;
         let precision = setup.precision.map(PrecisionChoice::from);
         let precision = precision.unwrap_or(suite.file.precision);

@@ -6,8 +6,11 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
 use tessera_kernels::device::chip::Chip;
 
+use super::failure::Failure;
 use super::progress::Verbosity;
+use crate::registry::Registry;
 use crate::stages::common::machine::named_architecture;
+use crate::suite::Suite;
 
 /// Refuses a path that the shell did not expand: `--out=~/runs` would create a folder that is called `~`.
 pub fn path() -> impl TypedValueParser<Value = PathBuf> {
@@ -59,9 +62,32 @@ pub struct Setup {
     /// The suite's name and text, if it differs from the file
     #[arg(skip)]
     pub text: Option<(PathBuf, String)>,
+    /// The file that has the text, if the suite was copied when it was submitted
+    #[arg(skip)]
+    pub copy: Option<PathBuf>,
 }
 
 impl Setup {
+    /// Loads the suite.
+    ///
+    /// # Errors
+    /// Status 2 if it is wrong.
+    pub fn load(&self, registry: &Registry) -> Result<Suite, Failure> {
+        let Some((name, text)) = &self.text else {
+            return Ok(Suite::load(&self.suite, &self.set, registry)?);
+        };
+        let suite = Suite::of(name, text, &self.set, registry);
+        match &self.copy {
+            None => Ok(suite?),
+            Some(copy) => suite.map_err(|error| {
+                let (copy, name) = (copy.display(), name.display());
+                Failure::Wrong(format!(
+                    "{copy}, read in place of {name}: {error}; this copy was made at the submission: if it is damaged, submit the suite again"
+                ))
+            }),
+        }
+    }
+
     /// Returns how much progress is shown.
     pub fn verbosity(&self) -> Verbosity {
         match (self.quiet, self.verbose) {

@@ -213,3 +213,17 @@ fn indices(script: &str) -> Vec<usize> {
         ],
     }
 }
+
+#[test]
+fn a_damaged_copy_of_the_suite_is_named_itself() {
+    let bench = Bench::whole();
+    let bin = program(&bench, "squeue", "exit 0");
+    let output = submit(&bench, &bin, &["--to", "slurm", "--dry-run"]);
+    assert!(output.status.success(), "{}", error(&output));
+    fs::write(bench.path("out/submit/suite.yaml"), "version: [\n").unwrap();
+    let output = bench.bench(&["node", "out", "0"]);
+    let said = error(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let named = said.contains("out/submit/suite.yaml, read in place of");
+    assert!(named && said.contains("submit the suite again"), "{said}");
+}
