@@ -133,6 +133,10 @@ fn stop_on_signals() {
 }
 
 fn dispatch(args: Args, registry: &Registry) -> Result<(), Failure> {
+    // Completions and pages of the manual are made where the program is built.
+    if !matches!(args.verb, Verb::Completions { .. } | Verb::Man { .. }) {
+        tessera_kernels::variables::check()?;
+    }
     match args.verb {
         Verb::Run(options) => running::run(&options, registry, true),
         Verb::Score(options) => start::score(options, registry),

@@ -12,6 +12,7 @@ pub mod device;
 pub mod ops;
 pub mod product;
 pub mod simd;
+pub mod variables;
 
 // A dependency on `tessera-testing` would link a second copy of this crate, so the tests include its source as a module.
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl Limits {
     /// Returns the limits for `graph` bytes of graph and external data, and calls of `images` bytes of f32 pixels and `threads` threads.
     ///
     /// # Errors
-    /// If a variable is not a number.
+    /// If a variable is not a number, or 0.
     pub fn of(graph: u64, images: u64, threads: u64) -> Result<Self> {
         let usual = usual(graph, images, threads);
         let memory = variable(MEMORY, "MiB")?.map(|mib| mib.saturating_mul(MIB));
@@ -86,10 +86,11 @@ fn variable(name: &str, unit: &str) -> Result<Option<u64>> {
         return Ok(None);
     };
     let number = found.to_str().and_then(|found| found.parse().ok());
-    number.map(Some).ok_or_else(|| Error::Engine {
+    // The system takes a limit of 0 for none, or ends the process at once.
+    number.filter(|number| *number > 0).map(Some).ok_or_else(|| Error::Engine {
         engine: "ONNX".into(),
         message: format!(
-            "{name}={}: expected a whole number of {unit}",
+            "{name}={}: expected a whole number of {unit}, at least 1; without the variable, the limit follows from the graph",
             found.display()
         ),
     })

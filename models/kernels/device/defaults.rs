@@ -5,6 +5,9 @@
 /// driver's stream per thread and may give wrong numbers.
 pub const DEFAULTS: &str = "TESSERA_GPU_DEFAULTS";
 
+/// The settings that [`DEFAULTS`] may list.
+pub const SETTINGS: [&str; 5] = ["stream", "events", "pool", "waits", "graph"];
+
 /// Returns whether [`DEFAULTS`] lists `setting`.
 pub fn keeps(setting: &str) -> bool {
     let keeps = std::env::var_os(DEFAULTS).unwrap_or_default();

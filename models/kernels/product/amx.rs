@@ -2,14 +2,12 @@
 
 use std::sync::OnceLock;
 
+use crate::variables::AMX;
+
 /// Rows and columns of sums that [`Unit::sums`] computes: two by two tile registers.
 pub(super) const SIDE: usize = 32;
 /// Inner lanes, each a pair of bf16, of a tile register.
 pub(super) const INNER: usize = 16;
-
-/// Environment variable that, as `off`, keeps products in vector registers: to measure what tiles are worth, or to share results with machines
-/// without them.
-const SWITCH: &str = "TESSERA_AMX";
 
 /// What computes sums of products in tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +46,7 @@ impl Unit {
         }
         static FOUND: OnceLock<bool> = OnceLock::new();
         let found = *FOUND.get_or_init(|| {
-            let is_off = std::env::var_os(SWITCH).is_some_and(|value| value == "off");
+            let is_off = std::env::var_os(AMX).is_some_and(|value| value == "off");
             !is_off && has_instructions() && is_permitted()
         });
         found.then_some(Self::Registers)
