@@ -83,6 +83,11 @@ fn print(path: &Path, suite: &Suite, found: &Survey, registry: &Registry) -> Res
     for line in found.omitted.lines(NAMED) {
         put!("{line}")?;
     }
+    if let [Some(train), _] = found.images {
+        for note in suite.cut_batches(train) {
+            put!("{note}")?;
+        }
+    }
     if let Some(class) = &found.single_class {
         put!("{}", said_of_single(class))?;
     }

@@ -355,7 +355,12 @@ fn check_images(cx: &Context<'_>, images: &Images, depth: Depth) -> anyhow::Resu
         return Ok(());
     }
     cx.suite.check_held_out(&images.scan.train.labels)?;
-    Ok(cx.suite.check_train_size(images.counts()[0])?)
+    let train = images.counts()[0];
+    cx.suite.check_train_size(train)?;
+    for note in cx.suite.cut_batches(train) {
+        cx.reporter.note(&note);
+    }
+    Ok(())
 }
 
 /// Scans the images and checks every row with their number.

@@ -381,6 +381,27 @@ impl Suite {
         Ok(())
     }
 
+    /// Returns a note for every batch of pretraining and fine-tuning that is larger than the train split of `train` images. Rows with one recipe
+    /// share it.
+    pub fn cut_batches(&self, train: usize) -> BTreeSet<String> {
+        let rows = self.rows.iter().filter(|row| row.skip.is_none());
+        let batches = rows.flat_map(|row| {
+            let (pretrain, fine_tune) = (&row.recipes.pretrain, &row.recipes.fine_tune);
+            let pretrain = pretrain.as_ref().filter(|_| row.is_pretrained());
+            let pretrain = pretrain.map(|recipe| ("pretrain", recipe.batch));
+            let fine_tune = fine_tune.as_ref().map(|recipe| ("fine_tune", recipe.batch));
+            pretrain.into_iter().chain(fine_tune)
+        });
+        let cut = batches.filter(|(_, batch)| *batch > train);
+        let note = |(part, batch)| {
+            format!(
+                "{part}.batch: found {batch}, but the train split has {train} images; used {train}, also for the learning rate, which is \
+                 base_lr * {train} / 256"
+            )
+        };
+        cut.map(note).collect()
+    }
+
     /// Checks that images can be held out if a selected row chooses among several rates or strengths. `labels` are those of the train split.
     ///
     /// # Errors

@@ -90,7 +90,8 @@ pub struct Pretrain {
     #[serde(default = "unused")]
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
-    /// Images per optimiser step, independent of the number of images in memory at a time.
+    /// Images per optimiser step, independent of the number of images in memory at a time; larger than the split means the whole split, and its
+    /// size stands for `batch` in the learning rate, too.
     #[serde(default = "unused")]
     #[schemars(range(min = 1, max = MOST_IMAGES))]
     pub batch: usize,
@@ -241,7 +242,7 @@ pub struct FineTune {
     /// Passes over the train split. A last batch that is not whole is left out; the order differs in each.
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
-    /// Images per step.
+    /// Images per step; larger than the split means the whole split, and its size stands for `batch` in the learning rate, too.
     #[schemars(range(min = 1, max = MOST_IMAGES))]
     pub batch: usize,
     /// Learning rate at batch 256.

@@ -36,3 +36,27 @@ linear_probe: {{epochs: 1, batch: 50, base_lr: 0.1}}
     let error = chooses.check_train_size(100).unwrap_err().to_string();
     assert!(error.contains("90 train images"), "{error}");
 }
+
+#[test]
+fn a_batch_above_the_train_split_is_said_once_per_recipe() {
+    let recipe = "{epochs: 9, batch: 200, base_lr: 0.1}";
+    let tuned = "fine_tune: {epochs: 9, batch: 300, base_lr: 0.1}\n";
+    let rows = "baselines: [no-pretraining]
+tokenizers:
+  - {name: A, kind: continuous, with: {features: {kind: pixels}}}
+  - {name: B, kind: continuous, with: {features: {kind: pixels, normalize: per-patch}}}
+  - {name: C, kind: continuous, with: {features: {kind: pixels}}, override: {pretrain: {batch: 250}}}
+";
+    let suite = loaded(&format!("pretrain: {recipe}\n{tuned}{rows}"), &[]);
+    assert!(suite.cut_batches(300).is_empty());
+    let notes: Vec<String> = suite.cut_batches(100).into_iter().collect();
+    let found = [
+        "fine_tune.batch: found 300",
+        "pretrain.batch: found 200",
+        "pretrain.batch: found 250",
+    ];
+    assert_eq!(notes.len(), found.len(), "{notes:?}");
+    for (note, part) in notes.iter().zip(found) {
+        assert!(note.contains(part) && note.contains("used 100"), "{note}");
+    }
+}
