@@ -109,3 +109,33 @@ fn the_log_of_a_quiet_run_has_its_stages() {
         "{log}"
     );
 }
+
+/// Such a name could look like a message of its own.
+#[test]
+fn names_with_line_breaks_stay_in_one_line() {
+    let bench = Bench::new("");
+    for split in ["train", "val"] {
+        for (class, shade) in [("ant", 0), ("bee", 90)] {
+            let folder = bench.path(&format!("images/{split}/{class}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            let image = image::RgbImage::from_fn(20, 20, |x, y| {
+                image::Rgb([shade + split.len() as u8, (x * 9) as u8, (y * 7) as u8])
+            });
+            image.save(folder.join("0.png")).unwrap();
+        }
+    }
+    let bad = bench.path("images/train/ant/a\nerror: fake line.png");
+    std::fs::write(bad, "no image").unwrap();
+    let folder = bench.path("runs/r\nerror: fake run");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("results.csv"), "").unwrap();
+    for args in [&["score", "images", "--out", "out"][..], &["runs", "runs"]] {
+        let output = bench.bench(args);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("\\nerror: fake"), "{said}");
+        assert!(!said.contains("\nerror: fake"), "{said}");
+    }
+    let log = std::fs::read_to_string(bench.path("out/log.txt")).unwrap_or_default();
+    assert!(!log.contains("\nerror: fake"), "{log}");
+}

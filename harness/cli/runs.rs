@@ -12,6 +12,7 @@ use tessera_reports::Record;
 
 use super::failure::Failure;
 use super::progress::duration;
+use crate::data::one_line;
 use crate::folder::layout::{RESULTS, SUBMIT};
 use crate::folder::read::records;
 use crate::run::live::Live;
@@ -62,7 +63,10 @@ pub fn runs(folder: &Path, json: bool) -> Result<(), Failure> {
     for (path, run) in runs {
         match run {
             Ok(run) => put!("{}", run.line())?,
-            Err(e) => put!("{}: unreadable: {e:#}", path.display())?,
+            Err(e) => {
+                let line = format!("{}: unreadable: {e:#}", path.display());
+                put!("{}", one_line(&line))?;
+            }
         }
     }
     if is_empty {
@@ -129,14 +133,15 @@ impl Run {
     }
 
     fn line(&self) -> String {
-        format!(
+        let line = format!(
             "{:<24} {:<16} {:>4} cells  {:>12} ago  {}",
             self.name(),
             self.suite(),
             self.records.len(),
             duration(self.age),
             self.state().1
-        )
+        );
+        one_line(&line)
     }
 
     fn json(&self) -> Value {

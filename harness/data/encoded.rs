@@ -6,7 +6,7 @@ use tessera_tokenizers::{Fingerprint, Split};
 
 use super::digest::Digest;
 use super::error::DataError;
-use super::left_out::Omitted;
+use super::left_out::{Omitted, one_line};
 use super::scan::{Place, Scan, SplitScan};
 
 /// Encoded images by split and index.
@@ -98,7 +98,7 @@ impl Assembly {
             return Err(DataError::TooManyBroken {
                 broken: self.broken,
                 total,
-                first: self.first.join("; ") + more,
+                first: one_line(&self.first.join("; ")) + more,
             });
         }
         for (split, shards) in self.splits.iter_mut().zip(shards) {

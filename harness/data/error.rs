@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::left_out::one_line;
+
 /// Error of a dataset.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A folder or file is missing or invalid.
-    #[error("{}: {message}", .path.display())]
+    #[error("{}: {message}", one_line(&.path.to_string_lossy()))]
     Path {
         /// The folder or file.
         path: PathBuf,

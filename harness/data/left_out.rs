@@ -107,8 +107,15 @@ impl Omitted {
                 None => format!("left out {count} files ({}): {names}{more}", group.reason),
             }
         }));
-        lines
+        lines.iter().map(|line| one_line(line)).collect()
     }
+}
+
+/// Returns a text without what would end its line or move its rest: a name of a file may have a line break, and look like another message.
+pub fn one_line(text: &str) -> String {
+    (text.replace('\n', "\\n"))
+        .replace('\r', "\\r")
+        .replace('\t', "\\t")
 }
 
 #[cfg(test)]
@@ -135,5 +142,19 @@ mod tests {
             ]
         );
         assert_eq!(all.others[0].names.len(), NAMED);
+    }
+
+    #[test]
+    fn a_name_with_line_breaks_stays_in_its_line() {
+        let mut all = Omitted::default();
+        all.image("a\nerror: fake\r.png", "bad\tbytes");
+        all.other("b\nerror: fake.txt", "no image");
+        assert_eq!(
+            all.lines(2),
+            [
+                r"skipped image a\nerror: fake\r.png: bad\tbytes",
+                r"left out 1 files (no image): b\nerror: fake.txt",
+            ]
+        );
     }
 }

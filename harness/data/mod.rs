@@ -41,7 +41,7 @@ pub use error::DataError;
 pub use fetched::Fetched;
 pub use hold_out::HoldOut;
 pub use kinds::{ImageFolder, builtin, mosaics};
-pub use left_out::{LeftOut, Omitted, Skipped};
+pub use left_out::{LeftOut, Omitted, Skipped, one_line};
 pub use look::{Look, look};
 pub use names::Names;
 pub use scan::{Place, Scan, SplitScan, check_two_classes, said_of_single};

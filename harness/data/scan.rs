@@ -10,7 +10,7 @@ use tessera_tokenizers::{Fingerprint, Split};
 use super::classes::{class_hash, look_alike};
 use super::digest::Shape;
 use super::error::DataError;
-use super::left_out::Omitted;
+use super::left_out::{Omitted, one_line};
 use super::names::Names;
 
 /// One split of a scanned dataset, in scan order.
@@ -105,7 +105,8 @@ impl Scan {
                     let count = self.omitted.images.len();
                     format!(
                         " (skipped, of {count} in all: {}: {})",
-                        image.name, image.reason
+                        one_line(&image.name),
+                        one_line(&image.reason)
                     )
                 });
                 Err(DataError::Empty(format!(
