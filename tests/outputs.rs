@@ -242,3 +242,19 @@ fn a_suite_that_only_scores_shows_the_fits_of_its_run() {
     let shown = bench.fine(&["validate", "suite.yaml", "--resolved"]);
     assert!(shown.contains("fit_seeds:\n- 0\n- 1\n- 2\n"), "{shown}");
 }
+
+#[test]
+fn a_report_takes_the_path_of_the_results_for_their_folder() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}"));
+    bench.fine(&["score", "suite.yaml", "--out", "out"]);
+    let of_folder = bench.fine(&["report", "out"]);
+    let of_file = bench.fine(&["report", "out/results.csv", "--with", "out/results.csv"]);
+    assert!(of_file.contains("out/") && of_folder.contains("out/"));
+    let mut command = bench.command(&["report", "results.csv"]);
+    let output = command.current_dir(bench.path("out")).output().unwrap();
+    assert!(output.status.success(), "{}", common::error(&output));
+    bench.refused(
+        &["report", "suite.yaml"],
+        &["suite.yaml", "found a file, expected a run folder"],
+    );
+}

@@ -16,6 +16,7 @@ use crate::folder::{read, write};
 
 /// If `tables` is empty, writes those of the suite. Tables include the rows of the runs in `with`.
 pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failure> {
+    let run = &folder_of(run)?;
     const OTHERWISE: &str = "report on a writable copy of the folder";
     // Results that are read while a run writes them would replace its last tables by earlier ones.
     let folder = match run.join(RESULTS).is_file() {
@@ -24,10 +25,13 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
     };
     let data = read::whole(run)?;
     let folder = folder.context("the results appeared just now; report again")?;
-    let read = |other: &PathBuf| match files::is_absent(&other.join(SUITE)) {
-        // Results without the rest of their run folder.
-        true => read::measured(other, &other.join(RESULTS)),
-        false => read::whole(other),
+    let read = |other: &PathBuf| {
+        let other = &folder_of(other)?;
+        match files::is_absent(&other.join(SUITE)) {
+            // Results without the rest of their run folder.
+            true => read::measured(other, &other.join(RESULTS)),
+            false => read::whole(other),
+        }
     };
     let others: Vec<RunData> = with.iter().map(read).collect::<anyhow::Result<_>>()?;
     let of_suite = data.suite["report"]["tables"].as_array();
@@ -47,6 +51,22 @@ pub fn report(run: &Path, tables: &[u32], with: &[PathBuf]) -> Result<(), Failur
         put!("{}", path.display())?;
     }
     Ok(())
+}
+
+/// Returns the run folder at `path`, which may be that of its `results.csv`.
+fn folder_of(path: &Path) -> anyhow::Result<PathBuf> {
+    if !path.is_file() {
+        return Ok(path.to_owned());
+    }
+    anyhow::ensure!(
+        path.ends_with(RESULTS),
+        "{}: found a file, expected a run folder or its {RESULTS}",
+        path.display()
+    );
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    Ok(folder.unwrap_or(Path::new(".")).to_owned())
 }
 
 pub fn paper(folder: &Path) -> Result<(), Failure> {
