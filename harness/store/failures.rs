@@ -1,7 +1,6 @@
 //! Writes, removes and reads the records of failed stages.
 
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 
 use tessera_models::files;
@@ -36,7 +35,7 @@ impl Store {
     pub fn forget_failure(&self, provenance: &Provenance) -> Result<(), StoreError> {
         let path = self.failed_at(provenance);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
+            Err(error) if !files::says_absent(&error) => Err(at(&path)(error)),
             _ => Ok(()),
         }
     }
@@ -49,7 +48,7 @@ impl Store {
         let path = self.failed_at(provenance);
         match files::read(&path) {
             Ok(text) => Ok(serde_json::from_slice(&text).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if files::says_absent(&error) => Ok(None),
             Err(error) => Err(at(&path)(error)),
         }
     }
