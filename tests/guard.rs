@@ -196,6 +196,11 @@ fn a_limit_that_is_no_number_is_refused() {
     let call: (_, &[&str]) = ("rten", &["validate", "suite.yaml"]);
     let parts = ["TESSERA_ONNX_MEMORY=8G", "whole number of MiB"];
     refused(&bench, call, ("TESSERA_ONNX_MEMORY", "8G"), &parts);
+    // For the system, a limit of 0 is none, or the end of the process.
+    for name in ["TESSERA_ONNX_MEMORY", "TESSERA_ONNX_SECONDS"] {
+        let found = format!("{name}=0: expected a whole number");
+        refused(&bench, call, (name, "0"), &[&found, "at least 1"]);
+    }
 }
 
 #[test]
