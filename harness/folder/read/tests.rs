@@ -198,22 +198,16 @@ fn files_that_are_cut_off_or_in_another_encoding_have_a_remedy() {
 
 #[test]
 fn texts_of_a_spreadsheet_in_another_encoding_are_named() {
-    let utf16 = |text: &str| {
-        let units = text.encode_utf16().flat_map(u16::to_le_bytes);
-        b"\xff\xfe".iter().copied().chain(units).collect()
-    };
-    let latin1 = |text: &str| {
-        text.replace('K', "\u{fe}")
-            .chars()
-            .map(|c| c as u8)
-            .collect()
-    };
-    let ways: [(&dyn Fn(&str) -> Vec<u8>, &str); 2] =
-        [(&utf16, "found UTF-16"), (&latin1, "in line 2 (Latin-1?)")];
-    for (encoded, found) in ways {
-        let dir = folder();
-        let path = dir.path().join(RESULTS);
-        fs::write(&path, encoded(&fs::read_to_string(&path).unwrap())).unwrap();
+    let dir = folder();
+    let path = dir.path().join(RESULTS);
+    let text = fs::read_to_string(&path).unwrap();
+    let units = text.encode_utf16().flat_map(u16::to_le_bytes);
+    let utf16 = b"\xff\xfe".iter().copied().chain(units).collect();
+    let latin1 = text.replace('K', "\u{fe}");
+    let latin1 = latin1.chars().map(|c| c as u8).collect();
+    let ways: [(Vec<u8>, &str); 2] = [(utf16, "found UTF-16"), (latin1, "in line 2 (Latin-1?)")];
+    for (bytes, found) in ways {
+        fs::write(&path, bytes).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
         for part in [RESULTS, found, "expected UTF-8", "CSV UTF-8", RESTORE] {
             assert!(error.contains(part), "expected {part:?} in: {error}");
