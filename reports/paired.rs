@@ -2,7 +2,7 @@
 //!
 //! For each seed, McNemar's exact test compares the images that only one of the two gets right. Over all seeds, the sign-flip test is
 //! its generalisation, and a bootstrap over images of the mean difference gives its interval, if enough images differ. Both show how
-//! much the result depends on *these images*. If the difference varies between seeds, p is at least that of a t-test over images and
+//! much the result depends on *these images*. If the difference varies between seeds, p is at least that of a test over images and
 //! seeds ([`WholeError`]), and the interval contains that of the test. Holm's method corrects the p-values of a table's rows.
 
 use std::collections::BTreeMap;
@@ -32,6 +32,9 @@ pub struct Predicted {
     pub right: Vec<bool>,
 }
 
+/// Name of the test of a difference that varies between seeds.
+const BOTH: &str = "sign-flip and t";
+
 /// Level of significance.
 pub const SIGNIFICANT: f64 = 0.05;
 
@@ -50,6 +53,11 @@ impl Comparison {
     pub fn is_significant(&self) -> bool {
         let ends = self.ci_low.zip(self.ci_high);
         self.p_holm < SIGNIFICANT && ends.is_none_or(|(low, high)| low > 0.0 || high < 0.0)
+    }
+
+    /// Returns whether its tests count how much the difference varies between seeds.
+    pub fn covers_seeds(&self) -> bool {
+        self.test == BOTH
     }
 
     /// Returns the number of images on which the two differ.
@@ -137,7 +145,7 @@ fn over_seeds(pairs: &[(&Predicted, &Predicted)], about: Comparison) -> Comparis
     let sum: i64 = differences.iter().sum();
     let mean = sum as f64 / (pairs.len() * about.n_val.max(1)) as f64;
     if let Some(error) = varying(pairs, &differences) {
-        (p, test) = (p.max(error.p(mean)), "sign-flip and t");
+        (p, test) = (p.max(error.p(mean)), BOTH);
         found = found.map(|found| found.containing(mean, error.half_width()));
     }
     let found = found.map(|found| found.reaching(p));

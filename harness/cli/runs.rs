@@ -318,7 +318,8 @@ fn doing(live: &Live) -> String {
         .seconds_left
         .map(|s| format!(", {} left", duration(s)))
         .unwrap_or_default();
-    let place = match live.is_here() {
+    // Versions before 0.2 wrote no name.
+    let place = match live.is_here() || live.host.is_empty() {
         true => String::new(),
         false => format!(" on {}", live.host),
     };

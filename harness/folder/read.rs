@@ -2,7 +2,7 @@
 //! file is an error.
 
 use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -38,7 +38,7 @@ pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
         Err(error) if files::says_absent(&error) => Ok(None),
         Err(error) if error.kind() == ErrorKind::FileTooLarge => {
             let message = format!("{}: {error}; {RESTORE}", path.display());
-            Err(anyhow::Error::new(error).context(message))
+            Err(io::Error::new(error.kind(), message).into())
         }
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }

@@ -209,9 +209,9 @@ fn against(best: &Ranked<'_>, next: &Ranked<'_>, over: Option<&Comparison>) -> S
 
 /// Returns what the tests cover besides images.
 fn seeds(over: &Comparison) -> &'static str {
-    match over.seeds {
-        1 => "",
-        _ => " and with other seeds",
+    match over.covers_seeds() {
+        true => " and with other seeds",
+        false => "",
     }
 }
 
@@ -232,7 +232,7 @@ fn equals(best: &Ranked<'_>, others: &[Ranked<'_>], all: &[Comparison]) -> Strin
     let (in_part, not): (Vec<&Ranked<'_>>, Vec<&Ranked<'_>>) =
         (not.into_iter()).partition(|row| over(all, evaluation, row.name).is_some());
     let none = compared.is_empty();
-    let errors = match all.iter().any(|c| c.seed.is_none() && c.seeds > 1) {
+    let errors = match all.iter().any(Comparison::covers_seeds) {
         true => "the validation images and seeds",
         false => "the validation images",
     };
