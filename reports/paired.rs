@@ -2,8 +2,8 @@
 //!
 //! For each seed, McNemar's exact test compares the images that only one of the two gets right. Over all seeds, the sign-flip test is
 //! its generalisation, and a bootstrap over images of the mean difference gives its interval, if enough images differ. Both show how
-//! much the result depends on *these images*. If the difference varies between seeds, p is at least that of a test over images and
-//! seeds ([`WholeError`]), and the interval contains that of the test. Holm's method corrects the p-values of a table's rows.
+//! much the result depends on *these images*. If accuracies vary between seeds, p is at least that of a test over images and
+//! seeds ([`WholeError`], with the variance between seeds of all rows), and the interval contains that of the test. Holm's method corrects the p-values of a table's rows.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Binomial, Distribution};
 
 use crate::columns::Comparison;
-use crate::seeds::{WholeError, standard_error};
+use crate::seeds::{WholeError, mean_sd, standard_error};
 use crate::signs::{p_of_sizes, sign_flip};
 
 /// Number of resamples of the bootstrap.
@@ -34,6 +34,13 @@ pub struct Predicted {
 
 /// Name of the test of a difference that varies between seeds.
 const BOTH: &str = "sign-flip and t";
+
+impl Predicted {
+    fn accuracy(&self) -> f64 {
+        let right = self.right.iter().filter(|right| **right).count();
+        right as f64 / self.right.len().max(1) as f64
+    }
+}
 
 /// Level of significance.
 pub const SIGNIFICANT: f64 = 0.05;
@@ -92,9 +99,10 @@ pub fn compare(evaluation: &str, predicted: &[Predicted], baseline: &str) -> Vec
         p: 1.0,
         p_holm: 1.0,
     };
+    let between = Between::of(predicted);
     let mut all = Vec::new();
     for (_, pairs) in &rows {
-        all.push(over_seeds(pairs, about(&pairs[0], pairs.len())));
+        all.push(over_seeds(pairs, between, about(&pairs[0], pairs.len())));
         all.extend(pairs.iter().map(|pair| one_seed(pair, about(pair, 1))));
     }
     correct(&mut all);
@@ -129,7 +137,11 @@ fn one_seed((one, base): &(&Predicted, &Predicted), about: Comparison) -> Compar
     }
 }
 
-fn over_seeds(pairs: &[(&Predicted, &Predicted)], about: Comparison) -> Comparison {
+fn over_seeds(
+    pairs: &[(&Predicted, &Predicted)],
+    between: Option<Between>,
+    about: Comparison,
+) -> Comparison {
     let differences = differences(pairs);
     let mut counts = vec![0_u64; 2 * pairs.len() + 1];
     for difference in &differences {
@@ -144,7 +156,7 @@ fn over_seeds(pairs: &[(&Predicted, &Predicted)], about: Comparison) -> Comparis
     let mut test = "sign-flip";
     let sum: i64 = differences.iter().sum();
     let mean = sum as f64 / (pairs.len() * about.n_val.max(1)) as f64;
-    if let Some(error) = varying(pairs, &differences) {
+    if let Some(error) = between.and_then(|between| between.error(pairs, &differences)) {
         (p, test) = (p.max(error.p(mean)), BOTH);
         found = found.map(|found| found.containing(mean, error.half_width()));
     }
@@ -161,18 +173,44 @@ fn over_seeds(pairs: &[(&Predicted, &Predicted)], about: Comparison) -> Comparis
     }
 }
 
-/// Returns the error of the mean difference over images and seeds; `None` if it is the same for every seed, as without an encoder.
-fn varying(pairs: &[(&Predicted, &Predicted)], differences: &[i64]) -> Option<WholeError> {
-    let right = |one: &Predicted| one.right.iter().filter(|right| **right).count() as f64;
-    let images = differences.len().max(1) as f64;
-    let of_seeds = pairs.iter().map(|(a, b)| (right(a) - right(b)) / images);
-    let of_seeds = Vec::from_iter(of_seeds);
-    if of_seeds.iter().all(|other| *other == of_seeds[0]) {
-        return None;
+/// The variance of an accuracy between seeds.
+#[derive(Clone, Copy)]
+struct Between {
+    variance: f64,
+    freedom: usize,
+}
+
+impl Between {
+    /// Pools the variances of all rows, because that of one row over few seeds is hardly known; `None` if no row varies, as without an encoder.
+    fn of(predicted: &[Predicted]) -> Option<Self> {
+        let mut rows: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for one in predicted {
+            rows.entry(&one.tokenizer).or_default().push(one.accuracy());
+        }
+        let (mut squares, mut freedom) = (0.0, 0);
+        for accuracies in rows.values() {
+            let sd = mean_sd(accuracies).and_then(|(_, sd)| sd).unwrap_or(0.0);
+            squares += sd * sd * (accuracies.len() as f64 - 1.0);
+            freedom += accuracies.len() - 1;
+        }
+        (squares > 0.0).then(|| Self {
+            variance: squares / freedom as f64,
+            freedom,
+        })
     }
-    let of_image = |sum: &i64| *sum as f64 / pairs.len() as f64;
-    let of_images = Vec::from_iter(differences.iter().map(of_image));
-    Some(WholeError::of(standard_error(&of_images), &of_seeds))
+
+    /// Returns the error of a mean difference over images and several seeds. A pair that varies more than other rows keeps its own error.
+    fn error(self, pairs: &[(&Predicted, &Predicted)], differences: &[i64]) -> Option<WholeError> {
+        let seeds = pairs.len() as f64;
+        let of_images = differences.iter().map(|sum| *sum as f64 / seeds);
+        let of_seeds = pairs.iter().map(|(a, b)| a.accuracy() - b.accuracy());
+        let own = standard_error(&Vec::from_iter(of_seeds));
+        (pairs.len() > 1).then(|| WholeError {
+            over_images: standard_error(&Vec::from_iter(of_images)),
+            over_seeds: (2.0 * self.variance / seeds).sqrt().max(own),
+            freedom: self.freedom,
+        })
+    }
 }
 
 /// Returns for each image the number of seeds with which the first model is right, minus that of the second.
@@ -293,170 +331,4 @@ fn multinomial(counts: &[u64], n: u64, rng: &mut ChaCha8Rng) -> Vec<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `tests/fixtures/statistics/make.py`.
-    fn fixture() -> serde_json::Value {
-        serde_json::from_str(include_str!("../tests/fixtures/statistics/scipy.json")).unwrap()
-    }
-
-    #[test]
-    fn mcnemar_equals_scipy() {
-        for case in fixture()["mcnemar"].as_array().unwrap() {
-            let [a, b] = [0, 1].map(|i| case[i].as_u64().unwrap() as usize);
-            let (found, expected) = (mcnemar(a, b), case[2].as_f64().unwrap());
-            assert!(
-                (found - expected).abs() <= 1e-9 * expected,
-                "{a} {b}: {found} {expected}"
-            );
-        }
-    }
-
-    #[test]
-    fn bootstrap_and_sign_flip_test_of_many_images_equal_numpys() {
-        for case in fixture()["bootstrap"].as_array().unwrap() {
-            let counts = case["counts"].as_array().unwrap();
-            let counts: Vec<u64> = counts.iter().map(|c| c.as_u64().unwrap()).collect();
-            let found = bootstrap(&counts, 0);
-            let expected = |name: &str| case[name].as_f64().unwrap();
-            let width = expected("high") - expected("low");
-            assert!((found.mean - expected("mean")).abs() < 1e-12);
-            // Two bootstraps of the same data differ by their own sampling.
-            for (f, name) in [(found.low, "low"), (found.high, "high")] {
-                assert!((f - expected(name)).abs() < 0.04 * width, "{name}: {f}");
-            }
-            let each = (-3..=3).zip(&counts);
-            let differences: Vec<i64> = each
-                .flat_map(|(d, count)| vec![d; *count as usize])
-                .collect();
-            let p = sign_flip(&differences);
-            assert!((p - expected("p")).abs() < 1e-12, "{p}");
-        }
-    }
-
-    #[test]
-    fn holm_equals_the_textbook() {
-        let found = holm(&[0.01, 0.04, 0.03, 0.005]);
-        for (f, e) in found.iter().zip([0.03, 0.06, 0.06, 0.02]) {
-            assert!((f - e).abs() < 1e-12, "{found:?}");
-        }
-    }
-
-    #[test]
-    fn rows_are_compared_per_seed_and_over_seeds() {
-        let predicted = |name: &str, seed: u64, every: usize| Predicted {
-            tokenizer: name.into(),
-            seed,
-            right: (0..200).map(|i| i % every == 0).collect(),
-        };
-        let all = [
-            predicted("base", 0, 4),
-            predicted("base", 1, 4),
-            predicted("good", 0, 1),
-            predicted("good", 1, 2),
-            predicted("same", 0, 4),
-            predicted("alone", 7, 1),
-        ];
-        let found = compare("lp", &all, "base");
-        let about = |c: &Comparison| (c.tokenizer.clone(), c.seed, c.test.clone());
-        let expected = [
-            ("good", None, "sign-flip and t"),
-            ("good", Some(0), "mcnemar"),
-            ("good", Some(1), "mcnemar"),
-            ("same", None, "sign-flip"),
-            ("same", Some(0), "mcnemar"),
-        ]
-        .map(|(name, seed, test)| (name.to_owned(), seed, test.to_owned()));
-        assert_eq!(found.iter().map(about).collect::<Vec<_>>(), expected);
-        // The differences are 75 and 25 points.
-        assert!((found[0].difference - 50.0).abs() < 1e-9 && found[0].seeds == 2);
-        // Many images, but two seeds that differ by as much as the mean: t = 50 / 25 or so with one degree of freedom.
-        assert!(found[0].p > 0.25 && !found[0].is_significant());
-        assert!(found[0].ci_low.unwrap() < -200.0 && found[0].ci_high.unwrap() > 300.0);
-        let certain = compare("lp", &[all[0].clone(), all[2].clone()], "base");
-        assert!(certain[0].ci_low.unwrap() > 65.0 && certain[0].p_holm < 0.001);
-        assert_eq!(
-            (found[1].only_tokenizer, found[1].only_baseline),
-            (Some(150), Some(0))
-        );
-        assert_eq!(
-            (found[4].difference, found[4].p, found[4].p_holm),
-            (0.0, 1.0, 1.0)
-        );
-    }
-
-    /// Differences of +20 and -6 points had a star, and "the gap would be 4.6 to 9.4 points". `tests/fixtures/statistics/whole.py` has the
-    /// test's p without an error over images.
-    #[test]
-    fn seeds_that_differ_are_no_certain_difference() {
-        let predicted = |name: &str, seed: u64, right: usize| Predicted {
-            tokenizer: name.into(),
-            seed,
-            right: (0..1000).map(|i| i < right).collect(),
-        };
-        let rows = |differences: &[i64]| {
-            let seeds = differences.iter().zip(0..);
-            let each = seeds.flat_map(|(difference, seed)| {
-                let row = predicted("row", seed, (400 + difference) as usize);
-                [row, predicted("base", seed, 400)]
-            });
-            compare("ft", &each.collect::<Vec<_>>(), "base").remove(0)
-        };
-        let apart = rows(&[200, -60]);
-        assert!((apart.difference - 7.0).abs() < 1e-9 && apart.test == "sign-flip and t");
-        assert!(
-            apart.p > 0.68 && apart.ci_low.unwrap() < -100.0,
-            "{apart:?}"
-        );
-        let near = rows(&[190, 200, 210]);
-        assert!(
-            near.is_significant() && near.ci_low.unwrap() > 15.0,
-            "{near:?}"
-        );
-        let equal = rows(&[200, 200]);
-        assert!(equal.is_significant() && equal.test == "sign-flip");
-    }
-
-    /// 120 images and one seed; the first images differ so.
-    fn differing(first: &[(bool, bool)]) -> Comparison {
-        let predicted = |name: &str, of: fn(&(bool, bool)) -> bool| Predicted {
-            tokenizer: name.into(),
-            seed: 0,
-            right: (0..120)
-                .map(|i| first.get(i).map_or(i % 3 == 0, of))
-                .collect(),
-        };
-        let all = [
-            predicted("row", |pair| pair.0),
-            predicted("base", |pair| pair.1),
-        ];
-        compare("knn", &all, "base").remove(0)
-    }
-
-    #[test]
-    fn few_differing_images_are_not_significant_and_have_no_interval() {
-        let four = differing(&[(false, true); 4]);
-        assert!((four.p - 0.125).abs() < 1e-12 && !four.is_significant());
-        assert_eq!(
-            (four.ci_low, four.ci_high, four.differing()),
-            (None, None, Some(4))
-        );
-        let none = differing(&[]);
-        assert_eq!((none.difference, none.p, none.ci_high), (0.0, 1.0, None));
-    }
-
-    #[test]
-    fn an_interval_excludes_zero_only_if_the_test_does() {
-        for (ours, theirs) in [(10, 0), (9, 2), (8, 3), (10, 3), (30, 15), (26, 14)] {
-            let mut first = vec![(true, false); ours];
-            first.extend(vec![(false, true); theirs]);
-            let found = differing(&first);
-            assert!((found.p - mcnemar(ours, theirs)).abs() < 1e-12);
-            let (low, high) = (found.ci_low.unwrap(), found.ci_high.unwrap());
-            assert!(high > 0.0, "{found:?}");
-            assert!(low <= 0.0 || found.p < SIGNIFICANT, "{found:?}");
-            assert_eq!(found.is_significant(), found.p < SIGNIFICANT && low > 0.0);
-        }
-    }
-}
+mod tests;
