@@ -398,12 +398,12 @@ fn cost(of_row: &[&CostRow], stage: &str) -> Option<String> {
         false => String::new(),
     };
     let key = all.first().map(|c| c.key.as_str())?;
-    let (of_each, first) = match all.len() {
+    let (of_each, of_first) = match all.len() {
         1 => (String::new(), ""),
-        several => (format!(" on average of {several}"), "first "),
+        several => (format!(" on average of {several}"), " of the first"),
     };
     Some(format!(
-        "{seconds:.1} s{of_each}{memory}; {first}store key {key}"
+        "{seconds:.1} s{of_each}{memory}; store key{of_first} {key}"
     ))
 }
 
