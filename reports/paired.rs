@@ -3,7 +3,7 @@
 //! For each seed, McNemar's exact test compares the images that only one of the two gets right. Over all seeds, the sign-flip test is
 //! its generalisation, and a bootstrap over images of the mean difference gives its interval, if enough images differ. Both show how
 //! much the result depends on *these images*. If accuracies vary between seeds, p is at least that of a test over images and
-//! seeds ([`WholeError`], with the variance between seeds of all rows), and the interval contains that of the test. Holm's method
+//! seeds (`WholeError`, with the variance between seeds of all rows), and the interval contains that of the test. Holm's method
 //! corrects the p-values of a table's rows.
 
 use std::collections::BTreeMap;
