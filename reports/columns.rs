@@ -131,11 +131,11 @@ Comparison {
     seeds: usize, Identity, "", Undirected, "Seeds that both rows have";
     n_val: usize, Identity, "images", Undirected, "Validation images";
     difference: f64, Statistic, "points", Higher, "Accuracy minus the baseline's";
-    ci_low: Option<f64>, Statistic, "points", Undirected, "Lower end of the 95 % interval of the difference: of the bootstrap over images, widened to that of Student's t over images and seeds if seeds differ; it reaches 0 if p is not below 0.05; empty for a single seed, and if fewer than 10 images differ";
+    ci_low: Option<f64>, Statistic, "points", Undirected, "Lower end of the 95 % interval of the difference: of the bootstrap over images, widened to that over images and seeds if accuracies vary between seeds; it reaches 0 if p is not below 0.05; empty for a single seed, and if fewer than 10 images differ";
     ci_high: Option<f64>, Statistic, "points", Undirected, "Upper end of that interval";
     only_tokenizer: Option<usize>, Statistic, "images", Undirected, "Images that only this row gets right; over all seeds, images that it gets right with more seeds";
     only_baseline: Option<usize>, Statistic, "images", Undirected, "Images that only the baseline gets right; over all seeds, images that it gets right with more seeds";
-    test: String, Identity, "", Undirected, "`mcnemar` for a single seed; for all seeds `sign-flip`, the exact test of the mean difference over images with random signs (McNemar's, if there is one seed), or `sign-flip and t` if the difference varies between seeds";
+    test: String, Identity, "", Undirected, "`mcnemar` for a single seed; for all seeds `sign-flip`, the exact test of the mean difference over images with random signs (McNemar's, if there is one seed), or `sign-flip and t` if accuracies vary between seeds";
     p: f64, Statistic, "0..1", Undirected, "Two-sided p-value; the larger one of two tests";
     p_holm: f64, Statistic, "0..1", Undirected, "P-value after Holm's correction over the rows of the same evaluation and seed";
 }

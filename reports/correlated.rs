@@ -290,6 +290,27 @@ fn p_value(p: f64) -> String {
 mod tests {
     use super::*;
 
+    /// "Shown", with an interval of -0.82 to 0.04.
+    #[test]
+    fn a_relation_whose_interval_contains_0_is_not_shown() {
+        let found = |low: f64, high: f64| {
+            let one = Predictor {
+                p_holm: 0.04,
+                r_low: Some(low),
+                r_high: Some(high),
+                ..Predictor::default()
+            };
+            let finding = finding(&one).to_owned();
+            let said = doubts(&Predictor { finding, ..one }, 2);
+            said.rsplit_once(": ").unwrap().1.to_owned()
+        };
+        assert_eq!(found(-0.82, -0.04), "a relation is shown.");
+        assert_eq!(
+            found(-0.82, 0.04),
+            "the interval contains 0, so no relation is shown."
+        );
+    }
+
     /// The page said "0.57 [0.14, 0.99]" and "no relation is shown" of one relation.
     #[test]
     fn an_interval_reaches_0_where_the_test_shows_no_relation() {

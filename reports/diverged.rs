@@ -1,4 +1,4 @@
-//! Names rows whose pretraining has not lowered its loss, on the page and under the tables.
+//! Names rows whose training has not lowered its loss, or ends above that of a guess, on the page and under the tables.
 
 use crate::columns::Record;
 use crate::evaluations::{EVALUATIONS, Evaluation, PRETRAIN, capitalised};

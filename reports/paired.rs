@@ -33,7 +33,7 @@ pub struct Predicted {
     pub right: Vec<bool>,
 }
 
-/// Name of the test of a difference that varies between seeds.
+/// Name of the tests where accuracies vary between seeds.
 const BOTH: &str = "sign-flip and t";
 
 impl Predicted {
@@ -63,7 +63,7 @@ impl Comparison {
         self.p_holm < SIGNIFICANT && ends.is_none_or(|(low, high)| low > 0.0 || high < 0.0)
     }
 
-    /// Returns whether its tests count how much the difference varies between seeds.
+    /// Returns whether its tests count how much accuracies vary between seeds.
     pub fn covers_seeds(&self) -> bool {
         self.test == BOTH
     }

@@ -112,7 +112,8 @@ pub fn standard_error(values: &[f64]) -> f64 {
 /// - b is the standard error over the seeds, and t Student's quantile with the degrees of freedom of b.
 ///
 /// One t-test with degrees of freedom after Welch and Satterthwaite has more power, but two or three seeds that agree by chance make it
-/// a test over images alone: with three seeds, b = 3 a and no difference, it had p below 0.0028 in 2 of 100 draws.
+/// a test over images alone: with three seeds, b = 3 a and no difference, it had p below 0.0028 in 2 of 100 draws
+/// (`tests/fixtures/statistics/level.py`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WholeError {
     /// a.

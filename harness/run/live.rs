@@ -45,8 +45,7 @@ pub struct Live {
 
 impl Live {
     /// Reads the state of the run in `folder`; `None` if its process has ended. A process of another machine or container runs while it
-    /// holds the folder's lock; it counts as running where the lock cannot be
-    /// read, or the file system has none.
+    /// holds the folder's lock. It counts as running where the lock cannot be read, or the file system has none.
     pub fn read(folder: &Path) -> Option<Self> {
         let text = files::read(&folder.join(LIVE)).ok()?;
         let live: Self = serde_json::from_slice(&text).ok()?;

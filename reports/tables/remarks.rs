@@ -67,7 +67,7 @@ pub fn at_chance(cx: &TableContext) -> [Remark<'_>; 2] {
             let unknown = !metrics.is_empty() && record.number(&column).is_some();
             match Excess::of(record, metrics, &column) {
                 Some(excess) => (!excess.is_shown()).then(|| format!(" ({})", excess.text())),
-                None => unknown.then(|| " (not known, because the distance or its error is)".to_owned()),
+                None => unknown.then(|| " (not known: the distance or its error is unknown)".to_owned()),
             }
         })
     })

@@ -283,14 +283,10 @@ fn text(path: &Path) -> io::Result<Option<String>> {
             format!("has more than {BYTES} bytes, expected a manifest; move it away if it is none");
         return Err(io::Error::new(ErrorKind::InvalidData, message));
     }
-    let found = |what: &str| {
-        let message = format!("found {what}, expected UTF-8; save the manifest as UTF-8");
+    let text = foreign::utf8(bytes).map_err(|found| {
+        let message = format!("found {found}, expected UTF-8; save the manifest in that encoding");
         io::Error::new(ErrorKind::InvalidData, message)
-    };
-    if let Some(encoding) = foreign::encoding(&bytes) {
-        return Err(found(encoding));
-    }
-    let text = String::from_utf8(bytes).map_err(|e| found(&e.to_string()))?;
+    })?;
     // Windows' editors begin a text with a byte order mark.
     Ok(Some(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),

@@ -21,3 +21,24 @@ fn a_row_that_is_not_shown_to_be_below_its_null_does_not_speak_for_the_others() 
         "{found}"
     );
 }
+
+/// A row above its null was "the most aligned", because its error was unknown; and so was the luckiest of many random rows.
+#[test]
+fn a_row_is_most_aligned_only_with_a_known_error_and_among_all_rows() {
+    let mut above = scored("K9", "", (0.81, 0.001));
+    above.1.clear();
+    let found = advice_on(vec![above]);
+    assert!(
+        !found.contains("most aligned") && found.contains("(error unknown)"),
+        "{found}"
+    );
+    // 2.5 deviations of permuted labels: p = 0.011 for one row.
+    let lucky = || scored("lucky", "", (0.775, 0.01));
+    assert!(advice_on(vec![lucky()]).contains("most aligned"));
+    let rows = (0..20).map(|n| scored(&n.to_string(), "", (0.799, 0.01)));
+    let found = advice_on(std::iter::once(lucky()).chain(rows).collect());
+    assert!(
+        !found.contains("most aligned") && found.contains("No TCAS is shown"),
+        "{found}"
+    );
+}

@@ -129,3 +129,32 @@ fn a_manifest_without_its_digest_is_refused() {
         assert!(error.contains(expected), "{text:?}: {error}");
     }
 }
+
+/// "More than one document is not supported", and "invalid utf-8 sequence".
+#[test]
+fn a_byte_order_mark_is_left_out_and_another_encoding_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.yaml");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        text(&path).map_err(|error| error.to_string())
+    };
+    assert_eq!(
+        read(b"\xef\xbb\xbfsha256: ab\n"),
+        Ok(Some("sha256: ab\n".into()))
+    );
+    let utf16: Vec<u8> = "\u{feff}sha256: ab\n"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    for (bytes, found) in [
+        (&utf16[..], "found UTF-16"),
+        (b"a: 1\nb: \xe9\n", "byte 0xe9 in line 2"),
+    ] {
+        let error = read(bytes).unwrap_err();
+        assert!(
+            error.contains(found) && error.contains("expected UTF-8"),
+            "{error}"
+        );
+    }
+}
