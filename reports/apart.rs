@@ -112,7 +112,7 @@ pub fn otherwise(old: &Record, new: &Record) -> Vec<Difference> {
     let images = |r: &Record| [("dataset_fingerprint", r.dataset_fingerprint.clone())];
     if !old.has_images_of(new) && known_and_differing(images(old), images(new)).is_empty() {
         let unknown = |r: &Record| match r.dataset_fingerprint.as_str() {
-            "" => "unknown (an older file)".to_owned(),
+            "" => UNKNOWN.to_owned(),
             known => known.to_owned(),
         };
         all.push(Difference {
@@ -225,6 +225,26 @@ fn numbers(text: &str) -> String {
 pub fn other_fits(old: &Record, new: &Record) -> bool {
     !known_and_differing(seeds(old), seeds(new)).is_empty()
 }
+
+/// Returns the fit seeds if only one of two records of fitted codebooks states them: without a word, a difference between codebooks would pass for one
+/// of the tokenizer.
+pub fn one_sided_fits(old: &Record, new: &Record) -> Option<Difference> {
+    let [(field, was), _] = seeds(old);
+    let [(_, is), _] = seeds(new);
+    let told = |seeds: String| match seeds.is_empty() {
+        true => UNKNOWN.to_owned(),
+        false => seeds,
+    };
+    let alike = old.kind == new.kind && new.status == "ok";
+    (alike && was.is_empty() != is.is_empty()).then(|| Difference {
+        field: field.into(),
+        old: told(was),
+        new: told(is),
+    })
+}
+
+/// What is said of a fact that a file of an older version lacks.
+const UNKNOWN: &str = "unknown (an older file)";
 
 /// Returns what decides, beside its recipe, which codebooks a row has; empty if it is unknown or there are none.
 fn seeds(record: &Record) -> Facts<2> {

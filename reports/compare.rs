@@ -14,7 +14,7 @@ use error::{FITS, Paired, ROUNDING, error};
 pub use show::cannot_tell;
 pub use side::Side;
 
-use crate::apart::{Difference, differences, other_fits, otherwise};
+use crate::apart::{Difference, differences, one_sided_fits, other_fits, otherwise};
 use crate::column::{Better, Column, Group};
 use crate::columns::Record;
 use crate::seeds::names;
@@ -83,7 +83,7 @@ pub struct Regression {
     pub refused: bool,
     /// Why the runs should not be compared: different images, class list, codebook or recipe.
     pub differing: Vec<String>,
-    /// What else differs: how the numbers were computed, and images that only one run knows.
+    /// What else differs: how the numbers were computed, and images or fit seeds that only one run knows.
     pub otherwise: Vec<String>,
 }
 
@@ -115,6 +115,8 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
         let told = |all: Vec<Difference>| all.into_iter().map(|d| d.text(name));
         out.differing.extend(told(differences(before[0], after[0])));
         out.otherwise.extend(told(otherwise(before[0], after[0])));
+        let fits = one_sided_fits(before[0], after[0]);
+        out.otherwise.extend(fits.map(|d| d.text(name)));
         for column in Record::compared() {
             if gates(column, gate) {
                 out.lost.extend(lost_number(column, name, &before, &after));

@@ -1,5 +1,7 @@
 //! The correlations of training-free metrics with an accuracy over the tokenizers, and what they support.
 
+use std::collections::HashMap;
+
 use crate::chance::{Excess, TCAS};
 use crate::column::{Column, Group};
 use crate::columns::{MetricRow, Predictor, Record};
@@ -10,7 +12,7 @@ use crate::figure::{LeftOut, Point, fitted};
 use crate::number::signed;
 use crate::paired::{SIGNIFICANT, holm};
 use crate::recipes::{Parts, apart};
-use crate::seeds::{mean_sd, names, tie};
+use crate::seeds::{mean_sd, tie};
 
 /// [`Predictor::finding`] of a metric that is shown to be related with the accuracy.
 pub const SHOWN: &str = "shown";
@@ -47,8 +49,9 @@ pub fn correlated(
             (!labelled && rows.any(|r| r.saw_labels)).then_some(LeftOut::Labels)
         }
     };
+    let rows = by_tokenizer(records, metrics);
     let one = |metric: Number| {
-        let points = points(records, metrics, &metric, &left_out, evaluation);
+        let points = points(&rows, &metric, &left_out, evaluation);
         let fit = fit_of(&points)?;
         let predictor = predictor(metric.name, evaluation.key, &points, &fit);
         Some(Correlated {
@@ -132,35 +135,56 @@ pub fn metrics(evaluation: &Evaluation) -> impl Iterator<Item = &'static str> {
     numbers(evaluation).map(|number| number.name)
 }
 
-/// Returns a point per tokenizer that has the metric and a seed-mean accuracy. A random encoder has no tokenizer.
+/// The records of a tokenizer, and its rows of `metrics.csv`.
+type Rows<'a> = (Vec<&'a Record>, Vec<MetricRow>);
+
+/// Returns the rows of every tokenizer in the order of the records. A random encoder has no tokenizer.
+fn by_tokenizer<'a>(records: &'a [Record], metrics: &[MetricRow]) -> Vec<Rows<'a>> {
+    let mut at = HashMap::new();
+    let mut all: Vec<Rows<'a>> = Vec::new();
+    for record in records.iter().filter(|record| !record.is_random()) {
+        let at = *at.entry(record.tokenizer.as_str()).or_insert(all.len());
+        if at == all.len() {
+            all.push(Rows::default());
+        }
+        all[at].0.push(record);
+    }
+    for row in metrics {
+        if let Some(at) = at.get(row.tokenizer.as_str()) {
+            all[*at].1.push(row.clone());
+        }
+    }
+    all
+}
+
+/// Returns a point per tokenizer that has the metric and a seed-mean accuracy.
 fn points(
-    records: &[Record],
-    metrics: &[MetricRow],
+    rows: &[Rows<'_>],
     metric: &Number,
     left_out: &dyn Fn(&str) -> Option<LeftOut>,
     evaluation: &Evaluation,
 ) -> Vec<Point> {
-    let point = |name: &&str| {
-        let rows = || records.iter().filter(|r| r.tokenizer == **name);
+    let point = |(records, metrics): &Rows<'_>| {
+        let records = || records.iter().copied();
         let (xs, ses): (Vec<f64>, Vec<Option<f64>>) =
-            rows().filter_map(|r| metric.of(r, metrics)).unzip();
+            records().filter_map(|r| metric.of(r, metrics)).unzip();
         let x = match metric.of_encoder {
             true => mean_sd(&xs)?.0,
             false => *xs.first()?,
         };
-        let (mean, sd) = evaluation.over_seeds(rows())?;
+        let (mean, sd) = evaluation.over_seeds(records())?;
+        let first = records().next()?;
         Some(Point {
-            label: (*name).to_owned(),
-            kind: rows().next().map(|r| r.kind.clone()).unwrap_or_default(),
+            label: first.tokenizer.clone(),
+            kind: first.kind.clone(),
             x,
             y: mean,
             x_se: ses[0],
             y_sd: sd,
-            left_out: left_out(name),
+            left_out: left_out(&first.tokenizer),
         })
     };
-    let tokenizers = records.iter().filter(|record| !record.is_random());
-    let mut points: Vec<Point> = names(tokenizers).iter().filter_map(point).collect();
+    let mut points: Vec<Point> = rows.iter().filter_map(point).collect();
     // Ranks would tell means apart whose sums were rounded differently.
     let (mut xs, mut ys): (Vec<f64>, Vec<f64>) = points.iter().map(|p| (p.x, p.y)).unzip();
     tie(&mut xs);

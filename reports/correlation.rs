@@ -116,10 +116,12 @@ pub fn pearson(points: &[(f64, f64)]) -> Option<f64> {
 
 /// Returns ranks from 1, ties averaged.
 pub fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
     let rank = |v: &f64| {
-        let below = values.iter().filter(|o| *o < v).count() as f64;
-        let same = values.iter().filter(|o| *o == v).count() as f64;
-        below + (same + 1.0) / 2.0
+        let below = sorted.partition_point(|o| o < v);
+        let up_to = sorted.partition_point(|o| o <= v);
+        (below + up_to + 1) as f64 / 2.0
     };
     values.iter().map(rank).collect()
 }

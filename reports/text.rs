@@ -132,7 +132,11 @@ pub fn of_cell(cell: &str) -> &str {
 /// Whether a spreadsheet takes a cell for a formula, or it has apostrophes before such text.
 pub fn is_formula(cell: &str) -> bool {
     let text = cell.trim_start_matches('\'');
-    text.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err()
+    // Spreadsheets of East Asian languages take the wide forms too.
+    let begins = [
+        '=', '+', '-', '@', '\t', '\r', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}',
+    ];
+    text.starts_with(begins) && cell.parse::<f64>().is_err()
 }
 
 /// Wraps text at `width` characters. Longer words stay whole. There is at least one line.
@@ -208,6 +212,7 @@ mod tests {
             "'=1",
             "''-x",
             "-",
+            "\u{ff1d}1+1",
         ] {
             let cell = to_cell(text);
             assert!(cell.starts_with('\''), "{cell}");

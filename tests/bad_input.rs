@@ -223,10 +223,12 @@ fn numbers_out_of_range_are_refused() {
 fn more_neighbours_than_images_are_refused_before_any_work() {
     let bench = Bench::whole();
     let args = ["validate", "suite.yaml", "--set", "knn.k=97"];
-    bench.refused(&args, &[": knn.k: ", "k is 97", "96 images"]);
+    let said = ["suite.yaml: knn.k: ", "k is 97", "(from --set knn.k)"];
+    bench.refused(&args, &said);
     let own = "tokenizers[0].override={knn: {k: 97}}";
     let own = ["validate", "suite.yaml", "--set", own];
-    bench.refused(&own, &["tokenizers[0].override.knn.k: ", "k is 97"]);
+    let set = ".override.knn.k: row ";
+    bench.refused(&own, &[set, "(from --set tokenizers[0].override)"]);
     bench.fine(&["validate", "suite.yaml", "--set", "knn.k=96"]);
 }
 

@@ -152,6 +152,14 @@ fn fields_of_a_graph_out_of_range_are_refused() {
             custom("[0, 1.0e+39, 0]", "[1, 1, 1]"),
             ["scale.custom.mean[1]: found", "at most 1000"],
         ),
+        (
+            &relu(-1),
+            custom("[123.675, 116.28, 103.53]", "[58.395, 57.12, 57.375]"),
+            [
+                "input.scale: found mean [123.675",
+                "divide numbers of the 0..255 scale by 255",
+            ],
+        ),
     ] {
         let with =
             format!("{{features: {{kind: onnx, model: m.onnx, {fields}}}, k: 3, epochs: 1}}");
@@ -420,6 +428,9 @@ fn a_token_file_row_reads_the_output_of_tokenize() {
     common::write_ids(&labels, 95, 1, |_| 0);
     let parts = ["found 95 labels, expected 96", remedy];
     file.refused(&["score", "suite.yaml", "--out", "out"], &parts);
+    common::write_ids(&labels, 96, 1, |_| u32::MAX);
+    let part = "found a label below 0 or above 2^32 - 2 of image 0, expected";
+    file.refused(&["score", "suite.yaml", "--out", "out"], &[part, remedy]);
     // A disk that is not there.
     for name in ["ids.labels.npy", "ids.files.txt"] {
         let path = file.path(name);

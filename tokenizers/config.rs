@@ -4,7 +4,7 @@
 //! piece (the suite parser, a tokenizer's factory) parses it into a typed struct. A `Config` is one such piece. (Serde's tagged enums
 //! lose the positions.)
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,20 +24,29 @@ pub struct Source {
     pub base: Option<PathBuf>,
     /// Line (from 1) of each field, by path: `tokenizers[2].with.k`.
     pub lines: HashMap<String, usize>,
+    /// Paths of the fields whose values are not those of the file, but of arguments `--set`.
+    pub sets: BTreeSet<String>,
 }
 
 impl Source {
-    /// Returns the line of `field`, or of its nearest parent that has one.
+    /// Returns the line of `field`, or of its nearest parent that has one; `None` for a field that an argument sets.
     pub fn line(&self, field: &str) -> Option<usize> {
-        let mut path = field;
-        loop {
-            if let Some(&line) = self.lines.get(path) {
-                return Some(line);
-            }
-            let cut = path.rfind(['.', '['])?;
-            path = &path[..cut];
-        }
+        let mut path = parents(field);
+        path.find_map(|path| match self.sets.contains(path) {
+            true => Some(None),
+            false => self.lines.get(path).map(|line| Some(*line)),
+        })?
     }
+
+    /// Returns the field that an argument sets: `field`, or one that holds it.
+    fn set_by<'a>(&self, field: &'a str) -> Option<&'a str> {
+        parents(field).find(|path| self.sets.contains(*path))
+    }
+}
+
+/// Returns `a.b[2]`, `a.b` and `a` for the field `a.b[2]`.
+fn parents(field: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(field), |path| Some(&path[..path.rfind(['.', '['])?]))
 }
 
 /// Error of a field: its position, what was found and expected, and the remedy.
@@ -250,11 +259,15 @@ impl Config {
     /// Returns an error about `field` of this piece; an empty `field` means the piece itself.
     pub fn error(&self, field: &str, message: impl Into<String>) -> ConfigError {
         let field = self.field(field);
+        let mut message = message.into();
+        if let Some(set) = self.source.set_by(&field) {
+            message.push_str(&format!(" (from --set {set})"));
+        }
         ConfigError {
             file: self.source.file.clone(),
             line: self.source.line(&field),
             field,
-            message: message.into(),
+            message,
         }
     }
 
@@ -339,8 +352,8 @@ mod tests {
             "tokenizers[1].with",
             Arc::new(Source {
                 file: "a/s.yaml".into(),
-                base: None,
                 lines,
+                ..Source::default()
             }),
         )
     }

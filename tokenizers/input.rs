@@ -21,6 +21,11 @@ pub struct Input {
     pub scale: Option<Scale>,
 }
 
+/// Largest mean and std. Those of the 0..255 scale are larger, and would silently make every image nearly constant.
+const MOST_SCALE: f32 = 10.0;
+/// Least std: 1/65535 turns a pixel into a number of 16 bits.
+const LEAST_STD: f32 = 1e-5;
+
 /// Scaling of pixels, per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -38,7 +43,7 @@ pub enum Scale {
         /// Subtracted, on the 0..1 scale.
         #[schemars(inner(range(min = -1000, max = 1000)))]
         mean: [f32; 3],
-        /// Divisor after the subtraction, above 0.
+        /// Divisor after the subtraction, on the 0..1 scale, above 0.
         #[schemars(extend("items" = {"type": "number", "exclusiveMinimum": 0, "maximum": 1000}))]
         std: [f32; 3],
     },
@@ -77,17 +82,18 @@ impl Scale {
     /// Checks custom numbers.
     ///
     /// # Errors
-    /// If a mean is not finite, or a standard deviation is not finite and above 0.
+    /// If a mean or a standard deviation is no number of the 0..1 scale.
     pub fn check(self) -> Result<(), String> {
         let Self::Custom { mean, std } = self else {
             return Ok(());
         };
-        let divides = |std: &f32| std.is_finite() && *std > 0.0;
-        if mean.iter().all(|mean| mean.is_finite()) && std.iter().all(divides) {
+        let means = mean.iter().all(|mean| mean.abs() <= MOST_SCALE);
+        if means && std.iter().all(|std| (LEAST_STD..=MOST_SCALE).contains(std)) {
             return Ok(());
         }
         Err(format!(
-            "found mean {mean:?} and std {std:?}, expected finite numbers, and each std above 0"
+            "found mean {mean:?} and std {std:?}, expected each mean from -{MOST_SCALE} to {MOST_SCALE} and each std from {LEAST_STD} to \
+             {MOST_SCALE}, on the 0..1 scale; divide numbers of the 0..255 scale by 255"
         ))
     }
 }
@@ -111,6 +117,40 @@ pub const MOST_IMAGES: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Means of the 0..255 scale made every pixel about -124.
+    #[test]
+    fn numbers_of_another_scale_are_refused() {
+        let check = |mean: f32, std: f32| {
+            Scale::Custom {
+                mean: [mean; 3],
+                std: [std; 3],
+            }
+            .check()
+        };
+        for (mean, std) in [
+            (123.675, 58.395),
+            (0.5, 58.395),
+            (0.5, 1e-40),
+            (f32::NAN, 1.0),
+            (0.5, f32::NAN),
+            (0.5, 0.0),
+        ] {
+            let error = check(mean, std).unwrap_err();
+            assert!(
+                error.ends_with("divide numbers of the 0..255 scale by 255"),
+                "{error}"
+            );
+        }
+        for (mean, std) in [
+            (0.0, 1.0 / 255.0),
+            (123.675 / 255.0, 1.0 / 255.0),
+            (-0.125, 1.25),
+            (0.5, 1.0 / 65535.0),
+        ] {
+            check(mean, std).unwrap();
+        }
+    }
 
     #[test]
     fn a_scale_is_shown_by_its_name_in_suites() {

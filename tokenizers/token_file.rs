@@ -221,9 +221,12 @@ fn check_labels(ids: &Ids, label: impl Fn(usize) -> u32) -> Result<(), String> {
     }
     let other = (0..ids.images).find(|index| labels[*index] != label(*index));
     other.map_or(Ok(()), |index| {
+        let found = match labels[index] {
+            u32::MAX => "a label below 0 or above 2^32 - 2".to_owned(),
+            found => format!("label {found}"),
+        };
         Err(refuse(format!(
-            "found label {} of image {index}, expected {}, so the ids are in another order or of other images",
-            labels[index],
+            "found {found} of image {index}, expected {}, so the ids are in another order or of other images",
             label(index)
         )))
     })

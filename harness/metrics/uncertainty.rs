@@ -155,11 +155,7 @@ impl Drawn {
             _ => None,
         };
         let weights = match draw {
-            Draw::Bootstrap(draw) => {
-                let images = 0..counts.num_images() as u64;
-                let drawn = images.map(|i| poisson(keyed_rng(seed, "bootstrap", draw, i).random()));
-                Some(drawn.collect::<Vec<u8>>())
-            }
+            Draw::Bootstrap(draw) => Some(drawn(seed, draw, counts.num_images())),
             _ => None,
         };
         let mut class_sums = vec![0_u64; counts.num_classes];
@@ -231,6 +227,21 @@ impl Row {
     }
 }
 
+/// Most tries to draw at least one image.
+const TRIES: u64 = 64;
+
+/// Returns how often each image is drawn. Without an image there is no metric, so a draw without any is tried again; of eight images or more,
+/// hardly any is.
+fn drawn(seed: u64, draw: u64, images: usize) -> Vec<u8> {
+    let weight = |draw, image| poisson(keyed_rng(seed, "bootstrap", draw, image).random());
+    let tries = (0..TRIES).map(|again| {
+        let weights = (0..images as u64).map(|image| weight(draw + again * DRAWS, image));
+        weights.collect::<Vec<u8>>()
+    });
+    let mut tries = tries.filter(|weights| weights.iter().any(|weight| *weight > 0));
+    tries.next().unwrap_or_else(|| vec![1; images])
+}
+
 /// Converts a uniform number to a Poisson(1) number by inverting the distribution function.
 pub(super) fn poisson(uniform: f64) -> u8 {
     let (mut k, mut term) = (0, (-1.0_f64).exp());
@@ -253,4 +264,21 @@ pub(super) fn deviation(values: &[f64]) -> f64 {
     let center = mean(values);
     let squares: f64 = values.iter().map(|v| (v - center).powi(2)).sum();
     (squares / (values.len() as f64 - 1.0)).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A draw without an image counted as 0 of every metric: 37 % of the draws of one image, 5 % of those of three.
+    #[test]
+    fn every_draw_has_an_image() {
+        for images in [1, 3, 8] {
+            let sums: Vec<u32> = (0..DRAWS)
+                .map(|draw| drawn(7, draw, images).into_iter().map(u32::from).sum())
+                .collect();
+            assert!(sums.iter().all(|sum| *sum > 0), "{images}: {sums:?}");
+            assert!(sums.iter().any(|sum| *sum > images as u32));
+        }
+    }
 }

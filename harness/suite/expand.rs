@@ -113,11 +113,11 @@ fn env_text(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
 }
 
 /// Applies an `assignment` `path=text`: sets the field at `path` (`pretrain.epochs`, `tokenizers[1].with.k`) to `text`, read as YAML.
-/// `tokenizers[]` adds an item to a list.
+/// `tokenizers[]` adds an item to a list. Returns the path of the field, with the number of such an item.
 ///
 /// # Errors
 /// If the path or the text is wrong.
-pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
+pub fn set(root: &mut Value, assignment: &str) -> Result<String, String> {
     let (path, text) = assignment.split_once('=').ok_or_else(|| {
         format!("--set {assignment}: expected path=value, as in pretrain.epochs=5")
     })?;
@@ -126,6 +126,7 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
         return Err(format!("--set: {}", yaml::too_deep()));
     }
     let mut at = root;
+    let mut steps = Vec::new();
     for step in path.split('.') {
         let (key, indices) = match step.find('[') {
             Some(cut) => (&step[..cut], &step[cut..]),
@@ -140,14 +141,18 @@ pub fn set(root: &mut Value, assignment: &str) -> Result<(), String> {
             ));
         };
         at = map.entry(key).or_insert(Value::Null);
+        let mut named = key.to_owned();
         for index in indices.split('[').skip(1) {
-            at = item(at, index.trim_end_matches(']')).ok_or_else(|| {
+            let (index, found) = item(at, index.trim_end_matches(']')).ok_or_else(|| {
                 format!("--set {assignment}: the list at `{step}` has no such item")
             })?;
+            named.push_str(&format!("[{index}]"));
+            at = found;
         }
+        steps.push(named);
     }
     *at = value;
-    Ok(())
+    Ok(steps.join("."))
 }
 
 /// Refuses assignments that a later one replaces: of the same field, or of one that holds it.
@@ -174,17 +179,18 @@ pub fn refuse_without_effect(sets: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the item `index` of a list, or a new one for an empty `index`. An absent field is an empty list.
-fn item<'a>(list: &'a mut Value, index: &str) -> Option<&'a mut Value> {
+/// Returns the item `index` of a list and its number, or a new one for an empty `index`. An absent field is an empty list.
+fn item<'a>(list: &'a mut Value, index: &str) -> Option<(usize, &'a mut Value)> {
     if !index.is_empty() {
-        return list.get_mut(index.parse::<usize>().ok()?);
+        let index = index.parse().ok()?;
+        return Some((index, list.get_mut(index)?));
     }
     if list.is_null() {
         *list = Value::Array(Vec::new());
     }
     let items = list.as_array_mut()?;
     items.push(Value::Null);
-    items.last_mut()
+    Some((items.len() - 1, items.last_mut()?))
 }
 
 /// Maximum number of rows of a suite; a table of more is not readable.
@@ -317,7 +323,8 @@ mod tests {
         assert_eq!(root["pretrain"]["epochs"], 7);
         assert_eq!(root["tokenizers"][0]["with"]["k"], json!([1, 2]));
         assert!(set(&mut root, "tokenizers[1].name=x").is_err());
-        set(&mut root, "tokenizers[]={name: new}").unwrap();
+        let new = set(&mut root, "tokenizers[]={name: new}").unwrap();
+        assert_eq!(new, "tokenizers[1]");
         set(&mut root, "seeds[]=3").unwrap();
         assert_eq!(root["tokenizers"][1]["name"], "new");
         assert_eq!(root["seeds"], json!([3]));

@@ -24,6 +24,7 @@ pub mod yaml;
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tessera_models::{files, foreign};
@@ -107,14 +108,13 @@ impl Suite {
         sets: &[String],
         registry: &Registry,
     ) -> Result<Self, SuiteError> {
-        let (mut value, source) = yaml::parse(path, text)?;
+        let (mut value, mut source) = yaml::parse(path, text)?;
         expand::refuse_without_effect(sets).map_err(SuiteError::Argument)?;
-        for set in sets {
-            expand::set(&mut value, set).map_err(SuiteError::Argument)?;
-        }
+        let set = |set: &String| expand::set(&mut value, set).map_err(SuiteError::Argument);
+        source.sets = sets.iter().map(set).collect::<Result<_, _>>()?;
         let entries = row::take_entries(&mut value);
         let warmed = defaults::fill(&mut value, path);
-        let top = Config::new(value, "", source);
+        let top = Config::new(value, "", Arc::new(source));
         let top = top.with_value(expand::env(&top)?);
         let top = match top.value().get("relative_to").and_then(Value::as_str) {
             Some(folder) if top.resolve_path(folder).is_dir() => top.relative_to(folder),
@@ -381,17 +381,10 @@ impl Suite {
         Ok(())
     }
 
-    /// Returns a note for every batch of pretraining and fine-tuning that is larger than the train split of `train` images. Rows with one recipe
-    /// share it.
+    /// Returns a note for every batch of a training that is larger than the train split of `train` images. Rows with one recipe share it.
     pub fn cut_batches(&self, train: usize) -> BTreeSet<String> {
         let rows = self.rows.iter().filter(|row| row.skip.is_none());
-        let batches = rows.flat_map(|row| {
-            let (pretrain, fine_tune) = (&row.recipes.pretrain, &row.recipes.fine_tune);
-            let pretrain = pretrain.as_ref().filter(|_| row.is_pretrained());
-            let pretrain = pretrain.map(|recipe| ("pretrain", recipe.batch));
-            let fine_tune = fine_tune.as_ref().map(|recipe| ("fine_tune", recipe.batch));
-            pretrain.into_iter().chain(fine_tune)
-        });
+        let batches = rows.flat_map(|row| row.recipes.batches(row.is_pretrained()));
         let cut = batches.filter(|(_, batch)| *batch > train);
         let note = |(part, batch)| {
             format!(

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde_json::{Map, Number, Value};
@@ -15,7 +14,7 @@ use tessera_tokenizers::{ConfigError, Source};
 ///
 /// # Errors
 /// [`ConfigError`] with the line if the text is not YAML or a key occurs twice.
-pub fn parse(file: &Path, text: &str) -> Result<(Value, Arc<Source>), ConfigError> {
+pub fn parse(file: &Path, text: &str) -> Result<(Value, Source), ConfigError> {
     let found = read(text).map_err(|(line, message)| ConfigError {
         file: file.to_owned(),
         line: Some(line),
@@ -24,10 +23,10 @@ pub fn parse(file: &Path, text: &str) -> Result<(Value, Arc<Source>), ConfigErro
     })?;
     let source = Source {
         file: file.to_owned(),
-        base: None,
         lines: found.lines,
+        ..Source::default()
     };
-    Ok((found.root.unwrap_or_default(), Arc::new(source)))
+    Ok((found.root.unwrap_or_default(), source))
 }
 
 /// Parses `text` to a value.

@@ -66,6 +66,20 @@ pub fn scatter(points: &[Point], fit: Option<&Fit>, titles: &Titles<'_>) -> Stri
     let marks = points.iter().map(|p| (x.at(p.x), y.at(p.y))).collect();
     let names: Vec<String> = points.iter().map(|p| shortened(&p.label)).collect();
     let places = place(marks, &names, (72.0, 46.0), (SIZE.0 - 4.0, SIZE.1 - 58.0));
+    let unnamed = places.iter().filter(|place| place.is_none()).count();
+    if unnamed > 0 {
+        let said = format!(
+            "{unnamed} of {} names have no free place; results.csv has all",
+            points.len()
+        );
+        svg.text(
+            "t-dim",
+            (SIZE.0 - 4.0, SIZE.1 - 4.0),
+            9.0,
+            Anchor::End,
+            &said,
+        );
+    }
     for (name, place) in names.iter().zip(places) {
         let Some(place) = place else { continue };
         if let Some((from, to)) = place.line {

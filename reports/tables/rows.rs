@@ -97,10 +97,9 @@ fn divided(records: &[Record]) -> Divided<'_> {
 /// Returns the baseline of the setting of `row`: the row `named`, otherwise an identity row or the row without pretraining. If several runs
 /// have one, that with the recipe of `row`.
 pub fn base_of<'a>(rows: &'a [Row<'a>], row: &Row<'_>, named: Option<&str>) -> Option<&'a Row<'a>> {
+    let setting = row.setting();
     let first = |is: &dyn Fn(&Row<'_>) -> bool| {
-        let mut all = rows
-            .iter()
-            .filter(|r| r.setting() == row.setting() && is(r));
+        let mut all = rows.iter().filter(|r| is(r) && r.setting() == setting);
         let any = all.next()?;
         let all: Vec<&Row<'_>> = [any].into_iter().chain(all).collect();
         let recipe = |r: &Row<'_>| r.first().recipe_hash == row.first().recipe_hash;

@@ -40,7 +40,10 @@ linear_probe: {{epochs: 1, batch: 50, base_lr: 0.1}}
 #[test]
 fn a_batch_above_the_train_split_is_said_once_per_recipe() {
     let recipe = "{epochs: 9, batch: 200, base_lr: 0.1}";
-    let tuned = "fine_tune: {epochs: 9, batch: 300, base_lr: 0.1}\n";
+    // Those of the probes were cut without a word.
+    let tuned = "fine_tune: {epochs: 9, batch: 300, base_lr: 0.1}
+linear_probe: {epochs: 9, batch: 260, base_lr: [0.1, 0.2]}
+attentive_probe: {epochs: 9, batch: 270, base_lr: 0.1}\n";
     let rows = "baselines: [no-pretraining]
 tokenizers:
   - {name: A, kind: continuous, with: {features: {kind: pixels}}}
@@ -51,7 +54,9 @@ tokenizers:
     assert!(suite.cut_batches(300).is_empty());
     let notes: Vec<String> = suite.cut_batches(100).into_iter().collect();
     let found = [
+        "attentive_probe.batch: found 270",
         "fine_tune.batch: found 300",
+        "linear_probe.batch: found 260",
         "pretrain.batch: found 200",
         "pretrain.batch: found 250",
     ];
