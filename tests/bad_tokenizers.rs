@@ -444,6 +444,21 @@ fn a_token_file_row_reads_the_output_of_tokenize() {
     }
 }
 
+/// `bench validate` found it fine, and a run refused it after the scan of all images.
+#[test]
+fn more_codes_than_patches_are_refused_before_any_work() {
+    let row = "{name: K, kind: kmeans, with: {features: {kind: pixels}, k: 1537, epochs: 1}}";
+    let bench = Bench::new(&format!("{HEAD}tokenizers: [{row}]\n"));
+    let parts = ["with.k: found 1537", "only 1536 patches"];
+    bench.refused(&["validate", "suite.yaml"], &parts);
+    bench.fine(&[
+        "validate",
+        "suite.yaml",
+        "--set",
+        "tokenizers[0].with.k=1536",
+    ]);
+}
+
 /// They had no effect, and the table printed them as the row's recipe.
 #[test]
 fn overrides_without_effect_are_refused() {

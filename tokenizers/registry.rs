@@ -68,6 +68,8 @@ pub struct BuildContext<'a> {
     pub threads: usize,
     /// Number of train and val images; `None` before they are scanned.
     pub images: Option<[usize; 2]>,
+    /// Largest possible number of train images, if it is known before they are scanned: some may not decode.
+    pub at_most: Option<usize>,
     /// Returns the name of an image of a split by its index, one line, as `bench tokenize` writes it; `None` before the images are scanned.
     pub names: Option<&'a ImageNames<'a>>,
     /// Returns the label of an image of a split by its index; `None` before the images are scanned.
@@ -98,6 +100,7 @@ impl<'a> BuildContext<'a> {
             registry,
             threads: 1,
             images: None,
+            at_most: None,
             names: None,
             order: None,
             labels: None,

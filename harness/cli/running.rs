@@ -408,15 +408,15 @@ pub fn check(
     }
 }
 
-/// Checks the rows of a suite for which the numbers of train and val images are known.
+/// Checks the rows of a suite that has at most `train` train images, of which some may not decode.
 pub fn check_images(
     suite: &mut Suite,
     registry: &Registry,
-    images: [usize; 2],
+    train: usize,
 ) -> Result<(), SuiteError> {
     factories(suite, registry, (false, Programs::Leave), |suite, build| {
         suite.recheck_rows(&BuildContext {
-            images: Some(images),
+            at_most: Some(train),
             ..*build
         })
     })
@@ -437,6 +437,7 @@ fn factories(
         registry,
         threads: rayon::current_num_threads(),
         images: None,
+        at_most: None,
         names: None,
         order: None,
         labels: None,

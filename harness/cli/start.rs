@@ -38,8 +38,8 @@ pub fn init(options: InitOptions, registry: &Registry) -> Result<(), Failure> {
     let mut suite = Suite::of(&out, &first.text, &[], registry)?;
     running::check(&mut suite, registry, train, (false, Programs::Leave))?;
     let found = suite.dataset.survey()?;
-    if let [Some(images), Some(val)] = found.images {
-        running::check_images(&mut suite, registry, [images, val])?;
+    if let [Some(images), _] = found.images {
+        running::check_images(&mut suite, registry, images)?;
         if train {
             suite.check_train_size(images)?;
             check_two_classes(found.single_class.as_deref())?;

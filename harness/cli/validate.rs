@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::failure::{Failure, is_interruption};
-use super::running::{allowed, check, started};
+use super::running::{allowed, check, check_images, started};
 use super::terminal;
 use super::validate_args::ValidateOptions;
 use crate::data::{Survey, check_two_classes, said_of_single};
@@ -57,8 +57,11 @@ fn checked(wish: &ValidateOptions, registry: &Registry) -> anyhow::Result<(Suite
     }
     let found = suite.dataset.survey()?;
     let [images, val] = found.images;
-    if let Some(images) = images.filter(|_| train) {
-        suite.check_train_size(images)?;
+    if let Some(images) = images {
+        check_images(&mut suite, registry, images)?;
+        if train {
+            suite.check_train_size(images)?;
+        }
     }
     let has_accuracies = suite.has_accuracies(train);
     if has_accuracies {

@@ -140,7 +140,7 @@ impl Fields {
                            leave the field out";
             return Err(with.error("engine", message).into());
         }
-        if let Some([train, _]) = cx.images {
+        if let Some(train) = cx.images.map(|[train, _]| train).or(cx.at_most) {
             fields.check_images(with, train, cx.grid.num_patches())?;
         }
         Ok(fields)

@@ -154,6 +154,7 @@ impl<'a> Context<'a> {
             registry: self.registry,
             threads: self.threads,
             images,
+            at_most: None,
             names: None,
             order: None,
             labels: None,

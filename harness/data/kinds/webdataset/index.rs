@@ -110,6 +110,9 @@ pub fn index(path: &Path) -> Result<Index, DataError> {
     Ok(index)
 }
 
+/// The type of the volume's name, which `tar --label` writes.
+const VOLUME: u8 = b'V';
+
 /// Returns the files of every key of an archive, and whether it ends with a mark. Reads also behind an end-of-archive mark, where `cat` appends another archive.
 fn samples(
     path: &Path,
@@ -132,7 +135,7 @@ fn samples(
             ));
         }
         let kind = entry.header().entry_type();
-        if kind.is_dir() {
+        if kind.is_dir() || kind.as_byte() == VOLUME {
             continue;
         }
         if is_in_hidden(&name) {
@@ -145,7 +148,7 @@ fn samples(
         };
         if !kind.is_file() {
             return Err(refuse(format!(
-                "`{name}` is a link or a sparse file, expected a plain file; write the archive again with `tar --dereference`"
+                "`{name}` is a link, a sparse file or no file at all, expected a plain file; write the archive again with `tar --dereference`"
             )));
         }
         let sample = samples.entry(key.to_owned()).or_default();

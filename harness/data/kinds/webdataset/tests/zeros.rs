@@ -30,6 +30,18 @@ fn images(parts: &[Vec<u8>]) -> usize {
     .len()
 }
 
+/// `tar --label=shards.2026` was refused as "a link or a sparse file".
+#[test]
+fn the_name_of_a_volume_is_no_image() {
+    let mut label = tar::Header::new_gnu();
+    label.set_path("shards.2026").unwrap();
+    label.set_entry_type(tar::EntryType::new(b'V'));
+    label.set_size(0);
+    label.set_cksum();
+    let labelled = [label.as_bytes().to_vec(), archive("h/1")].concat();
+    assert_eq!(images(&[labelled]), images(&[archive("h/1")]));
+}
+
 /// A lost file between others was left out without a word.
 #[test]
 fn zeros_between_files_are_accepted_only_where_an_archive_ends() {
