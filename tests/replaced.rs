@@ -327,3 +327,18 @@ fn a_selection_keeps_rows_whose_lines_were_cut_off() {
     bench.fine(&[&RUN[..], &["--only", "No pretraining"]].concat());
     assert_eq!(results(&out), whole);
 }
+
+/// A mistyped `--store` computed everything again without a word.
+#[test]
+fn a_new_store_beside_earlier_results_is_said() {
+    let bench = Bench::new(&format!("{HEAD}{ROWS}"));
+    let score = ["score", "suite.yaml", "--out", "out"];
+    let said = |store: &str| {
+        let output = bench.bench(&[&score[..], &["--store", store]].concat());
+        assert!(output.status.success());
+        common::error(&output).contains("is new and has no results")
+    };
+    assert!(!said("a"), "the first run");
+    assert!(!said("a"));
+    assert!(said("b"));
+}

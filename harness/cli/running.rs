@@ -269,6 +269,7 @@ impl Opened {
         let out = self.out(options.out.as_deref())?;
         checkpoint_every(options.checkpoint_every)?;
         let with = (&options.setup.only[..], self.programs);
+        let is_again = out.join(RESULTS).exists();
         let folder = prepare(&mut self.suite, &out, registry, with)?;
         let mut cx = self.of_run(options, registry)?;
         let announcer = Announcer::new(&*self.terminal, &folder);
@@ -282,9 +283,11 @@ impl Opened {
         for line in run::environment::greeting(&cx) {
             self.terminal.note(&line);
         }
-        match options.collects() {
-            true => self.note_new_store(),
-            false => self.warn_of_emulation(&cx),
+        if options.collects() || is_again {
+            self.note_new_store();
+        }
+        if !options.collects() {
+            self.warn_of_emulation(&cx);
         }
         let ended = match options.collects() {
             true => nodes::collect(&cx, self.depth, (&folder, options.awaits)),
