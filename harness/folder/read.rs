@@ -36,11 +36,14 @@ pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match files::read_up_to(path, MOST) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if files::says_absent(&error) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::FileTooLarge => {
-            let message = format!("{}: {error}; {RESTORE}", path.display());
+        Err(error) => {
+            let readable = match error.kind() {
+                ErrorKind::PermissionDenied => "make it readable, or ",
+                _ => "",
+            };
+            let message = format!("{}: {error}; {readable}{RESTORE}", path.display());
             Err(io::Error::new(error.kind(), message).into())
         }
-        Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
 }
 
