@@ -16,7 +16,7 @@ use crate::params::ParamStore;
 use crate::pth::INTEGERS;
 use crate::vit::{self, Preset, VitConfig, positions};
 use misfit::{ANCHOR, differing, lacking, no_encoder};
-use weights::Weights;
+use weights::{Weights, shard_of};
 
 /// Limit of the encoders in a file.
 const ENCODERS: usize = 64;
@@ -78,7 +78,8 @@ pub fn import(path: &Path, vit: &VitConfig, prefix: Option<&str>) -> Result<Impo
             let strange = |name: &&str| params.get(name).is_err();
             let left: Vec<&str> = found.keys().map(String::as_str).collect();
             let strange: Vec<&str> = left.iter().copied().filter(strange).collect();
-            refuse(lacking(name, vit, &left, &strange))
+            let shard = shard_of(path).unwrap_or_default();
+            refuse(lacking(name, vit, &left, &strange) + &shard)
         })?;
         if let Some(why) = file.unread(&stored) {
             return Err(refuse(format!("`{stored}` {why}")));

@@ -8,13 +8,14 @@ mod error;
 mod show;
 mod side;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use error::{FITS, Paired, ROUNDING, error};
 pub use show::cannot_tell;
 pub use side::Side;
 
 use crate::apart::{Difference, differences, one_sided_fits, other_fits, otherwise};
+use crate::chance::{Excess, TCAS};
 use crate::column::{Better, Column, Group};
 use crate::columns::Record;
 use crate::seeds::names;
@@ -90,15 +91,19 @@ pub struct Regression {
 /// The column of the pretraining loss, whose targets are codes.
 const LOSS: &str = Record::column("pretrain_loss").name;
 
+/// What is said of a row whose TCAS has no direction.
+const BEYOND: &str = "TCAS is above its null by more than chance (two classes, or most images in one), so neither direction is better; compare pnmi";
+
 /// The verdict if nothing can be judged.
 const CANNOT_TELL: &str = "cannot tell";
 
 /// Compares `new` with `old`.
 pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
     let mut out = Regression::default();
+    let [all_before, mut all_after] = [old, new].map(|side| by_name(&side.records));
     for name in names(&old.records) {
-        let before = rows(&old.records, name);
-        let after = rows(&new.records, name);
+        let before = all_before[name].clone();
+        let after = all_after.remove(name).unwrap_or_default();
         let unfinished = before.iter().filter(|r| r.status != "ok");
         let unfinished =
             unfinished.map(|r| format!("{name}, seed {}: {} in the old run", r.seed, r.status));
@@ -117,6 +122,12 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
         out.otherwise.extend(told(otherwise(before[0], after[0])));
         let fits = one_sided_fits(before[0], after[0]);
         out.otherwise.extend(fits.map(|d| d.text(name)));
+        if [(old, before[0]), (new, after[0])]
+            .into_iter()
+            .any(is_beyond)
+        {
+            out.otherwise.push(format!("{name}: {BEYOND}"));
+        }
         for column in Record::compared() {
             if gates(column, gate) {
                 out.lost.extend(lost_number(column, name, &before, &after));
@@ -131,20 +142,22 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
 
 /// Lists the rows that only the new run has, and further seeds of the others.
 fn added(old: &Side, new: &Side) -> Vec<String> {
-    let is_new = |r: &&Record| {
-        let mut before = old.records.iter();
-        !before.any(|o| o.tokenizer == r.tokenizer && o.seed == r.seed)
-    };
-    let fresh: Vec<&Record> = new.records.iter().filter(is_new).collect();
+    let before = by_name(&old.records);
+    let after = by_name(&new.records);
     let of = |name: &str| {
-        let seeds = fresh.iter().filter(|r| r.tokenizer == name);
-        let seeds = Vec::from_iter(seeds.map(|r| r.seed.to_string())).join(", ");
-        match rows(&old.records, name).is_empty() {
-            true => format!("{name}: is only in the new run"),
-            false => format!("{name}, seed {seeds}: only in the new run"),
-        }
+        let Some(before) = before.get(name) else {
+            return Some(format!("{name}: is only in the new run"));
+        };
+        let is_new = |r: &&&Record| before.iter().all(|old| old.seed != r.seed);
+        let seeds: Vec<String> = after[name]
+            .iter()
+            .filter(is_new)
+            .map(|r| r.seed.to_string())
+            .collect();
+        (!seeds.is_empty())
+            .then(|| format!("{name}, seed {}: only in the new run", seeds.join(", ")))
     };
-    names(fresh.iter().copied()).into_iter().map(of).collect()
+    names(&new.records).into_iter().filter_map(of).collect()
 }
 
 /// Returns whether a column decides the exit status.
@@ -188,8 +201,12 @@ fn lost_number(
     ))
 }
 
-fn rows<'a>(records: &'a [Record], name: &str) -> Vec<&'a Record> {
-    records.iter().filter(|r| r.tokenizer == name).collect()
+fn by_name(records: &[Record]) -> HashMap<&str, Vec<&Record>> {
+    let mut rows: HashMap<&str, Vec<&Record>> = HashMap::new();
+    for record in records {
+        rows.entry(&record.tokenizer).or_default().push(record);
+    }
+    rows
 }
 
 /// Returns whether a column depends on the codebook.
@@ -228,8 +245,14 @@ fn change(
     let named = gate.named.iter().any(|n| n == column.name);
     let tolerance = gate.tolerances.get(column.name).copied().or(gate.tolerance);
     let other_fits = is_of_codebook(column) && other_fits(before[0], after[0]) && by != FITS;
+    // Its order is not that of the codes' alignment with classes.
+    let no_order = is_alignment(column)
+        && [(old, before[0]), (new, after[0])]
+            .into_iter()
+            .any(is_beyond);
     let verdict = match other_fits && is != was {
         true => Verdict::OtherFit,
+        false if no_order => verdict(Better::Undirected, false, (was, is), se, tolerance),
         false => verdict(column.better, named, (was, is), se, tolerance),
     };
     Some(Change {
@@ -242,6 +265,17 @@ fn change(
         verdict,
         gates: gates(column, gate),
     })
+}
+
+/// Returns whether a column is TCAS in one of its forms.
+fn is_alignment(column: &Column) -> bool {
+    column.name.starts_with(TCAS.name)
+}
+
+/// Returns whether TCAS of a row is above its null by more than chance.
+fn is_beyond((side, record): (&Side, &Record)) -> bool {
+    let excess = Excess::of(record, &side.metrics, TCAS);
+    excess.is_some_and(|excess| excess.is_beyond())
 }
 
 fn verdict(

@@ -283,7 +283,7 @@ pub fn doubts(p: &Predictor, metrics: usize) -> String {
     text.push('.');
     if !p.decided_by.is_empty() {
         text.push_str(&format!(
-            " One row decides the line: without {}, r has the other sign or less than half of its size.",
+            " One row decides the line: without {}, r has the other sign, less than half of its size, or no value because all other rows are equal.",
             p.decided_by
         ));
     }

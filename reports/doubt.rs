@@ -21,7 +21,7 @@ pub struct Doubt {
     /// Two-sided p-value: the part of the permutations of y whose coefficient is at least as far from 0. Of more than eight points,
     /// random ones, plus one.
     pub p: f64,
-    /// The point without which the coefficient has the other sign or less than half of its size; if several, the one with the largest
+    /// The point without which the coefficient has the other sign, less than half of its size, or no value; if several, the one with the largest
     /// effect.
     pub decided_by: Option<usize>,
 }

@@ -2,17 +2,15 @@
 
 use statrs::distribution::{ContinuousCDF as _, Normal, StudentsT};
 
+use std::collections::HashSet;
+
 use crate::columns::Record;
 
 /// Returns the names of tokenizers in order of first appearance.
 pub fn names<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = Vec::new();
-    for record in records {
-        if !names.contains(&record.tokenizer.as_str()) {
-            names.push(&record.tokenizer);
-        }
-    }
-    names
+    let mut seen = HashSet::new();
+    let names = records.into_iter().map(|record| record.tokenizer.as_str());
+    names.filter(|name| seen.insert(*name)).collect()
 }
 
 /// Returns whether two means are equal up to the rounding of their sums. An infinite number equals itself only.

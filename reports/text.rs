@@ -90,9 +90,11 @@ pub fn markdown(name: &str) -> String {
     out
 }
 
-/// Escapes HTML, links and, outside code, formulas and strikes in a sentence in Markdown, and leaves its other marks.
+/// Escapes HTML, links and, outside code, formulas and strikes in a sentence in Markdown, and leaves its other marks. A line break, which could begin
+/// a heading, a table or the target of links, becomes a space.
 pub fn markdown_sentence(text: &str) -> String {
-    let text = without_html(&isolated(&printable(text))).replace("](", "]\\(");
+    let line = text.replace(['\n', '\r'], " ");
+    let text = without_html(&isolated(&printable(&line))).replace("](", "]\\(");
     let escaped = |(at, part): (usize, &str)| match at % 2 {
         0 => part.replace('$', "\\$").replace("~~", "\\~\\~"),
         _ => part.to_owned(),
@@ -199,6 +201,7 @@ mod tests {
             markdown_sentence("p < 0.05 (`a.csv`), <img src=x> [x](y)"),
             "p < 0.05 (`a.csv`), &lt;img src=x> [x]\\(y)"
         );
+        assert_eq!(markdown_sentence("K\n\n# No\r|a"), "K  # No |a");
     }
 
     #[test]

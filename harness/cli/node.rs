@@ -147,7 +147,18 @@ fn arguments(plan: &Plan, index: usize, folder: &Folder) -> Result<RunOptions, F
         true => words.extend(["--collect".to_owned(), format!("--out={}", plan.out)]),
         false => words.push(format!("--node={}", plan.nodes[index].id)),
     }
-    let Verb::Run(mut options) = Args::try_parse_from(words)?.verb else {
+    let parsed = Args::try_parse_from(words).map_err(|error| {
+        let text = error.to_string();
+        let (plan, first) = (
+            folder.path().display(),
+            text.lines().next().unwrap_or_default(),
+        );
+        let wrong = first.trim_start_matches("error: ");
+        Failure::Wrong(format!(
+            "{plan}/plan.json: arguments: {wrong}; submit the suite again"
+        ))
+    });
+    let Verb::Run(mut options) = parsed?.verb else {
         return Err(Failure::Wrong("expected arguments of `bench run`".into()));
     };
     let (name, copy) = (options.setup.suite.clone(), folder.suite());

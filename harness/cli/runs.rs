@@ -263,12 +263,13 @@ impl Submitted {
                 (State::Done, Some(3)) => ", nodes had no result yet",
                 _ => "",
             };
-            put!(
+            let line = format!(
                 "{:<50} {:<8} {job}{}{lacking}",
                 node.id,
                 state.state,
                 host.unwrap_or_default()
-            )?;
+            );
+            put!("{}", one_line(&line))?;
         }
         Ok(())
     }

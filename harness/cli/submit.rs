@@ -19,8 +19,6 @@ use crate::store::hidden;
 use crate::submit::{Folder, Jobs, Plan, Scheduler, counted, quoted, states};
 use crate::suite::Suite;
 
-/// Version of the plan's format.
-const VERSION: u32 = 1;
 /// Pause between two questions to the scheduler.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Number of questions in a row without an answer after which waiting ends.
@@ -131,7 +129,7 @@ fn planned(
         nodes.iter_mut().for_each(|node| node.stored = false);
     }
     let plan = Plan {
-        version: VERSION,
+        version: Plan::VERSION,
         suite: opened.suite.file.name.clone(),
         program,
         directory: text(Path::new("."))?,

@@ -8,8 +8,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use tessera_reports::{CostRow, Measured, Record, from_csv};
 
+use super::content::bytes;
 use super::layout::{COSTS, RESULTS, SUITE};
-use super::read::{bytes, parsed};
+use super::read::parsed;
 use super::sums;
 
 /// What a run folder has.

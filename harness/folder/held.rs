@@ -11,7 +11,7 @@ use tessera_models::files;
 
 use super::earlier::Earlier;
 use super::layout::{LOCK, LOG, RESULTS, SUMS, VISIBLE};
-use super::sums;
+use super::{links, sums};
 use crate::store::{self, Attempt, Lock, host, write_atomic};
 
 /// A locked run folder. The lock ends when it is dropped, or when the process dies.
@@ -78,6 +78,7 @@ impl RunFolder {
     pub fn lock(out: &Path, command: &str, otherwise: &str) -> anyhow::Result<Self> {
         let path = out.join(LOCK);
         check_place(&path, otherwise)?;
+        links::check(out)?;
         let mut attempt = Lock::attempt(&path);
         if matches!(attempt, Ok(Attempt::Busy)) {
             // `bench runs` holds it for an instant, to see whether a run on another machine does.

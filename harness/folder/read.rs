@@ -2,73 +2,31 @@
 //! file is an error.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
-use tessera_models::{files, foreign};
 use tessera_reports::columns::has_converged;
 use tessera_reports::evaluations::Evaluation;
-use tessera_reports::page::Card;
 use tessera_reports::{CostRow, Measured, MetricRow, Record, from_csv};
 
+use super::content::{json, text};
 use super::data::RunData;
 use super::layout::{
-    CELLS, CLASSES, CODEBOOK, COSTS, ENVIRONMENT, GALLERY, HISTORY, LABELS, MAPS, METRICS, PATCHES,
-    RESULTS, SKIPPED, SUITE, cell_folders,
+    CELLS, CLASSES, COSTS, ENVIRONMENT, HISTORY, LABELS, METRICS, RESULTS, SKIPPED, SUITE,
+    cell_folders,
 };
+use super::links;
 use super::sums::{self, NO_ROWS, RESTORE, lost};
-use crate::metrics::Table;
 use crate::npy;
+use crate::suite::yaml;
 
+mod cards;
 mod metrics;
 
-/// Most bytes of a text or a picture of a run folder. A picture has a few MiB, and the largest text, names and reasons of images that are left
-/// out, has about 100 bytes for each.
-const MOST: u64 = 256 << 20;
-
-/// Returns the bytes of a file; `None` if it does not exist.
-///
-/// # Errors
-/// If it exists but cannot be read, or is larger than any that a run writes.
-pub fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match files::read_up_to(path, MOST) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if files::says_absent(&error) => Ok(None),
-        Err(error) => {
-            let readable = match error.kind() {
-                ErrorKind::PermissionDenied => "make it readable, or ",
-                _ => "",
-            };
-            let message = format!("{}: {error}; {readable}{RESTORE}", path.display());
-            Err(io::Error::new(error.kind(), message).into())
-        }
-    }
-}
-
-fn text(path: &Path) -> anyhow::Result<Option<String>> {
-    let bytes = bytes(path)?;
-    if let Some(bytes) = &bytes {
-        refuse_foreign(bytes, path)?;
-    }
-    let text = bytes.map(foreign::utf8).transpose();
-    text.map_err(|found| {
-        let path = path.display();
-        anyhow!(
-            "{path}: found {found}, expected UTF-8; if you have edited the file, save it again in that encoding (of spreadsheets: \"CSV UTF-8\"); or \
-             {RESTORE}"
-        )
-    })
-}
-
-/// Refuses what lies in place of a file; an empty one has its own error.
-fn refuse_foreign(bytes: &[u8], path: &Path) -> anyhow::Result<()> {
-    match foreign::told(bytes).filter(|_| !bytes.is_empty()) {
-        Some(what) => bail!("{}: {what}; or {RESTORE}", path.display()),
-        None => Ok(()),
-    }
-}
+use cards::card;
+pub use cards::{counts_card, enter_gallery};
 
 fn csv<T: for<'de> serde::Deserialize<'de> + Measured>(
     path: &Path,
@@ -206,6 +164,9 @@ fn contradiction(record: &Record) -> Option<(String, String)> {
         let expected = format!("one of {}", STATUSES.join(", "));
         return Some((cell("status", &record.status), expected));
     }
+    if let Some((name, text)) = broken(record) {
+        return Some((cell(&name, &text), "a line of text".into()));
+    }
     let digests = [
         ("recipe_hash", &record.recipe_hash),
         ("class_list_hash", &record.class_list_hash),
@@ -233,6 +194,18 @@ fn contradiction(record: &Record) -> Option<(String, String)> {
         let top5 = record.number(&column).filter(|top5| *top5 < top1)?;
         let expected = format!("at least the {top1} of {}", evaluation.top1.name);
         Some((format!("{} {top5}", column.name), expected))
+    })
+}
+
+/// Returns a text of a record with a line break, which could pass for another line of a report. Errors may have several lines.
+fn broken(record: &Record) -> Option<(String, String)> {
+    let Ok(Value::Object(all)) = serde_json::to_value(record) else {
+        return None;
+    };
+    let mut texts = all.into_iter().filter(|(name, _)| name != "error");
+    texts.find_map(|(name, value)| match value {
+        Value::String(text) if text.contains(['\n', '\r']) => Some((name, text)),
+        _ => None,
     })
 }
 
@@ -272,7 +245,7 @@ fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
     let Some(text) = text(suite)? else {
         return Ok(());
     };
-    let suite: Value = serde_yaml::from_str(&text).with_context(|| suite.display().to_string())?;
+    let suite = parsed(&text).with_context(|| suite.display().to_string())?;
     if let Some(seed) = suite["fit_seed"].as_u64() {
         lacking.for_each(|record| record.fit_seeds = seed.to_string());
     }
@@ -282,9 +255,9 @@ fn enter_fit_seeds(records: &mut [Record], suite: &Path) -> anyhow::Result<()> {
 /// Parses the suite of a run folder, in which `${:-$}` before `{` stands for `$`.
 ///
 /// # Errors
-/// If it is not YAML.
-pub fn parsed(suite: &str) -> serde_yaml::Result<Value> {
-    serde_yaml::from_str(&suite.replace("${:-$}", "$"))
+/// If it is not YAML, or has more values than a suite may have, with those of aliases.
+pub fn parsed(suite: &str) -> anyhow::Result<Value> {
+    yaml::value(&suite.replace("${:-$}", "$")).map_err(|wrong| anyhow!("YAML: {wrong}; {RESTORE}"))
 }
 
 /// Reads the run in `folder`.
@@ -292,6 +265,7 @@ pub fn parsed(suite: &str) -> serde_yaml::Result<Value> {
 /// # Errors
 /// If it is not a run folder, or a file cannot be read.
 pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
+    links::check(folder)?;
     let file = |name: &str| folder.join(name);
     let mut data = measured(folder, &file(RESULTS))?;
     let path = file(SUITE);
@@ -353,7 +327,7 @@ pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
             .insert((cell, 0), history.unwrap_or_default());
         let tokenizer = &data.records[cell].tokenizer;
         if !data.cards.values().any(|card| card.name == *tokenizer)
-            && let Some(card) = card(tokenizer, &folder)?
+            && let Some(card) = card(&data.records[cell], &folder)?
         {
             data.cards.insert(cell, card);
         }
@@ -394,53 +368,6 @@ impl Cells<'_> {
     fn of(&self, tokenizer: &str, seed: u64) -> usize {
         self.0.get(&(tokenizer, seed)).copied().unwrap_or(self.1)
     }
-}
-
-/// Reads a file of JSON; `None` if it does not exist.
-fn json<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> anyhow::Result<Option<T>> {
-    let value = text(path)?.map(|text| serde_json::from_str(&text));
-    let path = || format!("{}: not as it was written; {RESTORE}", path.display());
-    value.transpose().with_context(path)
-}
-
-/// Reads a tokenizer's card from a folder; `None` without counts.
-fn card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
-    let Some(mut card) = counts_card(name, folder)? else {
-        return Ok(None);
-    };
-    enter_gallery(&mut card, folder)?;
-    card.codebook = bytes(&folder.join(CODEBOOK))?.unwrap_or_default();
-    Ok(Some(card))
-}
-
-/// Computes usage and classes of the codes from the counts in a folder; `None` without counts.
-///
-/// # Errors
-/// If they cannot be read.
-pub fn counts_card(name: &str, folder: &Path) -> anyhow::Result<Option<Card>> {
-    let mut table = match Table::load(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        table => table.with_context(|| folder.display().to_string())?,
-    };
-    let classes = table.num_classes;
-    let card = Card::of_counts(name, classes, |take| {
-        table.each_row(|code, row| {
-            take(code, row);
-            Ok(())
-        })
-    });
-    card.map(Some).with_context(|| folder.display().to_string())
-}
-
-/// Adds the gallery of a folder to a card, if there is one.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn enter_gallery(card: &mut Card, folder: &Path) -> anyhow::Result<()> {
-    card.gallery = json(&folder.join(GALLERY))?;
-    card.picture = bytes(&folder.join(PATCHES))?.unwrap_or_default();
-    card.maps = bytes(&folder.join(MAPS))?.unwrap_or_default();
-    Ok(())
 }
 
 #[cfg(test)]

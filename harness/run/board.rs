@@ -323,7 +323,7 @@ impl<'a> Board<'a> {
         }
         let card = self.data.cards.entry(cell).or_default();
         if let Product::Counts(entry) = &done.product
-            && let Some(counted) = read::counts_card(&node.row.name, &entry.dir)?
+            && let Some(counted) = read::counts_card(&node.row.name, None, &entry.dir)?
         {
             let (name, usage, heat) = (counted.name, counted.usage, counted.heat);
             *card = Card {

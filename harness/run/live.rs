@@ -43,11 +43,14 @@ pub struct Live {
     pub seconds_left: Option<f64>,
 }
 
+/// Most bytes of the file; one has less than a thousand.
+const MOST: u64 = 1 << 20;
+
 impl Live {
     /// Reads the state of the run in `folder`; `None` if its process has ended. A process of another machine or container runs while it
     /// holds the folder's lock. It counts as running where the lock cannot be read, or the file system has none.
     pub fn read(folder: &Path) -> Option<Self> {
-        let text = files::read(&folder.join(LIVE)).ok()?;
+        let text = files::read_up_to(&folder.join(LIVE), MOST).ok()?;
         let live: Self = serde_json::from_slice(&text).ok()?;
         let runs = match live.is_here() {
             true => is_alive(live.pid) && live.began == began(live.pid),

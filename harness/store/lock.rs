@@ -37,6 +37,8 @@ impl Lock {
                 // Opening a pipe of this name to write only would wait for somebody who reads it.
                 .read(true)
                 .write(true)
+                // Its holder writes his name into it: not into another file to which a link of this name leads.
+                .custom_flags(libc::O_NOFOLLOW)
                 .open(path);
             let file = match opened {
                 Ok(file) => file,

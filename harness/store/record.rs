@@ -255,7 +255,12 @@ fn readable<T>(read: io::Result<T>) -> io::Result<Result<T, String>> {
         Ok(value) => Ok(Ok(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err("no file".into())),
         // In place of a file: a folder, a pipe or a device.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(Err(error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            // "found a folder, expected a regular file", of which the caller says more.
+            let text = error.to_string();
+            let found = text.split(", expected").next().unwrap_or(&text);
+            Ok(Err(found.trim_start_matches("found ").to_owned()))
+        }
         Err(error)
             // A link to itself is no file either.
             if [libc::EIO, libc::EISDIR, libc::ENOTDIR, libc::ELOOP]

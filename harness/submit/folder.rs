@@ -11,7 +11,8 @@ use tessera_models::files;
 
 use super::scheduler::Scheduler;
 use crate::folder::layout::SUBMIT;
-use crate::run::nodes::PlannedNode;
+use crate::folder::links;
+use crate::run::nodes::{COLLECT, PlannedNode};
 use crate::store::{Attempt, Lock, write_atomic};
 
 /// The plan: what `bench plan --json` prints, and how a node is computed.
@@ -50,6 +51,11 @@ pub struct Plan {
     pub threads: Option<usize>,
     /// The nodes in an order in which they can be computed; the last is `collect`.
     pub nodes: Vec<PlannedNode>,
+}
+
+impl Plan {
+    /// The version of the format that this program writes and reads.
+    pub const VERSION: u32 = 1;
 }
 
 /// The jobs of a submission.
@@ -100,6 +106,7 @@ impl Folder {
     /// # Errors
     /// If the folder cannot be written, or another process holds the lock.
     pub fn lock(&self) -> anyhow::Result<Lock> {
+        links::check(self.0.parent().unwrap_or(Path::new("")))?;
         let path = self.0.join(LOCK);
         fs::create_dir_all(&self.0).with_context(|| self.0.display().to_string())?;
         if let Err(error) = files::check_place(&path) {
@@ -122,9 +129,26 @@ impl Folder {
     /// Reads the plan; `None` if there is none.
     ///
     /// # Errors
-    /// If it is unreadable.
+    /// If it is unreadable, of another version, or cut.
     pub fn plan(&self) -> anyhow::Result<Option<Plan>> {
-        read(&self.0.join(PLAN))
+        let path = self.0.join(PLAN);
+        let Some(plan) = read::<Plan>(&path)? else {
+            return Ok(None);
+        };
+        let path = path.display();
+        if plan.version != Plan::VERSION {
+            bail!(
+                "{path}: found version {}, expected {}; submit the suite again with this version",
+                plan.version,
+                Plan::VERSION
+            );
+        }
+        if plan.nodes.last().is_none_or(|last| last.id != COLLECT) {
+            bail!(
+                "{path}: the last node is not `{COLLECT}`, so the plan was cut or edited; submit the suite again"
+            );
+        }
+        Ok(Some(plan))
     }
 
     /// Reads the ids of the jobs; `None` if nothing was submitted.

@@ -17,6 +17,29 @@ const ZIP: &[u8] = b"PK\x03\x04";
 /// Limit of the header of safetensors.
 const HEADER: u64 = 100_000_000;
 
+/// A key of the index of a checkpoint in several files.
+const WEIGHT_MAP: &[u8] = b"\"weight_map\"";
+/// What to do about a checkpoint in several files.
+const MERGE: &str = "merge them into one: load each, join the dictionaries, and write them by `safetensors.torch.save_file` or `torch.save`";
+
+/// Whether the file has the usual name of such an index.
+fn is_index(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().ends_with(b".index.json")
+}
+
+/// Returns the remedy for one of several files of a checkpoint: `model-00001-of-00003.safetensors`.
+pub(super) fn shard_of(path: &Path) -> Option<String> {
+    let stem = path.file_stem()?.to_str()?;
+    let (begin, count) = stem.rsplit_once("-of-")?;
+    let number = begin.rsplit('-').next()?;
+    let are_digits = [number, count]
+        .iter()
+        .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    are_digits
+        .then(|| format!("; by its name, the file is one of several of a checkpoint: {MERGE}"))
+}
+
 /// The reason why a file cannot be read, without its name.
 type Result<T> = std::result::Result<T, String>;
 
@@ -48,6 +71,16 @@ impl Weights {
         let length = first.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
         if length.is_some_and(|length| length <= HEADER) && first.get(8) == Some(&b'{') {
             return Self::safetensors(path);
+        }
+        if first.starts_with(b"{")
+            && first
+                .windows(WEIGHT_MAP.len())
+                .any(|part| part == WEIGHT_MAP)
+            || is_index(path)
+        {
+            return Err(format!(
+                "is the index of a checkpoint in several files, without weights; {MERGE}"
+            ));
         }
         Err(foreign::told(&first).map_or_else(
             || unreadable("it begins neither like a ZIP archive nor like safetensors".into()),

@@ -55,11 +55,9 @@ impl Regression {
                 shown.markdown()
             }
         };
-        format!(
-            "### bench compare: {}\n\n{}\n{body}",
-            self.verdict(),
-            markdown_sentence(&self.head())
-        )
+        let head = self.remarks().map(|line| markdown_sentence(&line) + "\n");
+        let head = head.collect::<String>();
+        format!("### bench compare: {}\n\n{head}\n{body}", self.verdict())
     }
 
     /// Returns all changes, those within their error too, as JSON.
@@ -88,17 +86,23 @@ impl Regression {
     }
 
     fn head(&self) -> String {
-        let differing = self.differing.iter().map(|d| format!("differs: {d}\n"));
+        self.remarks().map(|line| line + "\n").collect()
+    }
+
+    /// Returns the lines above the changes.
+    fn remarks(&self) -> impl Iterator<Item = String> {
+        let differing = self.differing.iter().map(|d| format!("differs: {d}"));
         let otherwise = self.otherwise.iter();
-        let otherwise = otherwise.map(|o| format!("computed otherwise: {o}\n"));
-        let lost = self.lost.iter().map(|l| format!("lost: {l}\n"));
+        let otherwise = otherwise.map(|o| format!("computed otherwise: {o}"));
+        let lost = self.lost.iter().map(|l| format!("lost: {l}"));
         let unfinished = self
             .unfinished
             .iter()
             .chain(&self.added)
-            .map(|u| format!("not compared: {u}\n"));
+            .map(|u| format!("not compared: {u}"));
         let differing = differing.chain(otherwise);
-        differing.chain(lost).chain(unfinished).collect()
+        let all = differing.chain(lost).chain(unfinished);
+        all.map(|line| line.replace(['\n', '\r'], " "))
     }
 
     fn grid(&self, all: bool) -> Grid {

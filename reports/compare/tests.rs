@@ -1,3 +1,4 @@
+mod direction;
 mod fits;
 mod seeds;
 mod tokenizers;

@@ -191,7 +191,8 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
         remarks.push("another recipe".into());
     }
     remarks.extend(over_fewer_seeds(records));
-    let distance = match Excess::of(first, &said.data.metrics, TCAS) {
+    let excess = Excess::of(first, &said.data.metrics, TCAS);
+    let distance = match excess {
         Some(excess) if excess.is_shown() => None,
         Some(excess) => Some(excess.text()),
         // A run without any errors has a note of its own.
@@ -201,7 +202,11 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
             .map(|_| "the distance or its error is unknown".to_owned()),
     };
     if let Some(distance) = distance {
-        remarks.push(format!("TCAS not shown to be below its null ({distance})"));
+        let found = match excess.is_some_and(|excess| excess.is_beyond()) {
+            true => "TCAS above its null, so a lower one is not better: compare PNMI",
+            false => "TCAS not shown to be below its null",
+        };
+        remarks.push(format!("{found} ({distance})"));
     }
     if let Some(each) = few_patches(first) {
         remarks.push(format!(

@@ -431,7 +431,7 @@ fn a_sentence_on_a_correlation_says_what_the_numbers_support() {
     for part in [
         "r = \u{2212}0.40 with linear probing accuracy over 7 tokenizers, 95 % bootstrap interval \u{2212}1.00 to 0.20",
         "Without any one row r is \u{2212}0.90 to 0.10. Permutation p = 0.020, after Holm&#39;s correction over 2 metrics p = 0.060: no relation is shown.",
-        "One row decides the line: without row &lt;1&gt;, r has the other sign or less than half of its size.",
+        "One row decides the line: without row &lt;1&gt;, r has the other sign, less than half of its size, or no value because all other rows are equal.",
         "Not in the fit, because they saw labels: K-means &lt;DeiT&gt;.",
         "Of all 2 metrics against linear probing accuracy over at most 7 tokenizers, none of them is shown",
     ] {

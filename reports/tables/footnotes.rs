@@ -30,7 +30,7 @@ pub fn footnotes(deltas: bool, rows: &[Row<'_>], cx: &TableContext) -> Vec<Strin
         notes.push(format!("TCAS is equation 8 with probability rows (`tcas`); its null is its mean under {PERMUTATIONS} permutations of the images' labels. Compare codebooks of different sizes by the distance from the null; its ± is a standard error."));
     }
     notes.extend(closest(rows));
-    let on_metrics = remarks::at_chance(cx).into_iter().chain([remarks::few()]);
+    let on_metrics = remarks::at_chance(cx).chain([remarks::few()]);
     notes.extend(on_metrics.filter_map(|remark| remark.footnote(rows)));
     notes.extend(fits(rows));
     notes.extend(pooling(rows));

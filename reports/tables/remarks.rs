@@ -4,7 +4,7 @@ use super::about::TableContext;
 use super::rows::Row;
 use super::targets;
 use super::told::{Settings, by_frequency};
-use crate::chance::{CHANCE, ENOUGH, Excess, few_patches};
+use crate::chance::{CHANCE, ENOUGH, Excess, TCAS, few_patches};
 use crate::column::Column;
 use crate::columns::Record;
 use crate::diverged::NOT_LOWERED;
@@ -51,12 +51,12 @@ pub fn fewer_seeds<'a>(deltas: bool) -> Remark<'a> {
 }
 
 /// Rows with a metric that is not shown to be better than its null.
-pub fn at_chance(cx: &TableContext) -> [Remark<'_>; 2] {
+pub fn at_chance(cx: &TableContext) -> impl Iterator<Item = Remark<'_>> {
     let metrics = [
         ("TCAS", "below", const { Record::column("tcas") }),
         ("PNMI", "above", const { Record::column("pnmi") }),
     ];
-    metrics.map(|(title, side, column): (_, _, Column)| {
+    let near = metrics.map(|(title, side, column): (_, _, Column)| {
         let what = format!(
             "{title} is not shown to be {side} its null, so that it may be chance: permuted labels are as far from it with p of at least {CHANCE} (distance ± standard error)"
         );
@@ -66,10 +66,25 @@ pub fn at_chance(cx: &TableContext) -> [Remark<'_>; 2] {
             // A run without any rows has a note of its own.
             let unknown = !metrics.is_empty() && record.number(&column).is_some();
             match Excess::of(record, metrics, &column) {
-                Some(excess) => (!excess.is_shown()).then(|| format!(" ({})", excess.text())),
+                Some(excess) => {
+                    let may_be_chance = !excess.is_shown() && !excess.is_beyond();
+                    may_be_chance.then(|| format!(" ({})", excess.text()))
+                }
                 None => unknown.then(|| " (not known: the distance or its error is unknown)".to_owned()),
             }
         })
+    });
+    near.into_iter().chain([beyond(cx)])
+}
+
+/// Rows whose TCAS is above its null, farther than chance.
+fn beyond(cx: &TableContext) -> Remark<'_> {
+    let what = "TCAS is above its null by more than permuted labels make it, so it is not chance, and a lower TCAS is not better: with two classes, or most \
+                images in one, codes of a single class each have a larger TCAS than random ones; compare PNMI (distance ± standard error)";
+    remark(what, |row| {
+        let record = row.first();
+        let excess = Excess::of(record, cx.metrics.of(record), TCAS)?;
+        excess.is_beyond().then(|| format!(" ({})", excess.text()))
     })
 }
 

@@ -225,6 +225,23 @@ fn a_live_submission_is_not_submitted_again_and_stored_nodes_are_left_out() {
         "{said}"
     );
     fs::rename(&aside, &plan_file).unwrap();
+    // Plans of another version were computed, and without its last node the one before it was.
+    let whole = fs::read(&plan_file).unwrap();
+    let plan: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+    let (mut other, mut cut) = (plan.clone(), plan);
+    other["version"] = 2.into();
+    cut["nodes"].as_array_mut().unwrap().pop();
+    for (plan, part) in [
+        (other, "found version 2, expected 1"),
+        (cut, "the last node is not `collect`"),
+    ] {
+        fs::write(&plan_file, plan.to_string()).unwrap();
+        bench.refused(
+            &["node", "out", "0"],
+            &["plan.json", part, "submit the suite again"],
+        );
+    }
+    fs::write(&plan_file, whole).unwrap();
     let runs = bench
         .command(&["runs", "out"])
         .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))

@@ -1,7 +1,8 @@
 //! libjpeg's accurate integer inverse transform ("islow": Loeffler, Ligtenberg and Moschytz, 13-bit constants) of sixteen
 //! blocks at once. Each lane holds one block, so both passes use the same vector code without shuffling.
 //!
-//! Samples out of range are clamped, as in libjpeg's vector code, which Pillow and torchvision use.
+//! Samples out of range are clamped, as in libjpeg's vector code, which Pillow and torchvision use. That code also multiplies and adds in 16 bits, which
+//! this does not: the coefficients of a damaged file, larger than any that an encoder writes, give other pixels there.
 
 use std::num::Wrapping;
 

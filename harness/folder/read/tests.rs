@@ -1,7 +1,9 @@
 use std::fs;
 
+use tessera_reports::page::Card;
 use tessera_reports::to_csv;
 
+use super::super::layout::MAPS;
 use super::*;
 use crate::folder::earlier::Earlier;
 use crate::folder::layout::SUMS;

@@ -34,3 +34,25 @@ fn blocks_whose_keys_are_numbers_keep_all_their_parts() {
     let error = error.to_string();
     assert!(error.contains("`blocks.0.ls1.gamma`"), "{error}");
 }
+
+/// "Set the checkpoint's size", of a file that has half of the blocks, and "copy it again" of an index.
+#[test]
+fn one_of_several_files_is_named_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let half = changed(dir.path(), |tensors| {
+        tensors.retain(|name, _| !name.starts_with("blocks.1."));
+    });
+    let shard = dir.path().join("model-00001-of-00002.safetensors");
+    std::fs::rename(half, &shard).unwrap();
+    let error = import(&shard, &small(8), None).unwrap_err().to_string();
+    for part in ["lacks `blocks.1.", "one of several", "merge them into one"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let index = dir.path().join("model.safetensors.index.json");
+    std::fs::write(&index, r#"{"metadata": {}, "weight_map": {}}"#).unwrap();
+    let error = import(&index, &small(8), None).unwrap_err().to_string();
+    assert!(
+        error.contains("is the index of a checkpoint in several files"),
+        "{error}"
+    );
+}

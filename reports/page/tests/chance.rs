@@ -12,7 +12,7 @@ fn a_row_that_is_not_shown_to_be_below_its_null_does_not_speak_for_the_others() 
     assert!(none.contains(alone), "{none}");
     let mut unknown = scored("K2", "", (0.797, 0.0));
     unknown.1.clear();
-    let found = advice_on(vec![near(0.001), far(), unknown.clone()]);
+    let found = advice_on(vec![near(0.0009), far(), unknown.clone()]);
     let one = "that of K8 &amp; far, 0.010 ± 0.013 below, is not shown to be below. Shown to be below: K4 (0.006 ± 0.001). Not known, because the error is unknown: K2.";
     assert!(found.contains(one) && !found.contains("No TCAS"), "{found}");
     let found = advice_on(vec![far(), unknown]);
@@ -32,8 +32,8 @@ fn a_row_is_most_aligned_only_with_a_known_error_and_among_all_rows() {
         !found.contains("most aligned") && found.contains("(error unknown)"),
         "{found}"
     );
-    // 2.5 deviations of permuted labels: p = 0.011 for one row.
-    let lucky = || scored("lucky", "", (0.775, 0.01));
+    // Four deviations of permuted labels: p = 0.023 for one row.
+    let lucky = || scored("lucky", "", (0.76, 0.01));
     assert!(advice_on(vec![lucky()]).contains("most aligned"));
     let rows = (0..20).map(|n| scored(&n.to_string(), "", (0.799, 0.01)));
     let found = advice_on(std::iter::once(lucky()).chain(rows).collect());
