@@ -8,7 +8,7 @@ mod error;
 mod show;
 mod side;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use error::{FITS, Paired, ROUNDING, error};
 pub use show::cannot_tell;
@@ -100,10 +100,13 @@ const CANNOT_TELL: &str = "cannot tell";
 /// Compares `new` with `old`.
 pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
     let mut out = Regression::default();
-    let [all_before, mut all_after] = [old, new].map(|side| by_name(&side.records));
+    let (all_before, all_after) = (old.by_tokenizer(), new.by_tokenizer());
+    let absent = Side::default();
     for name in names(&old.records) {
-        let before = all_before[name].clone();
-        let after = all_after.remove(name).unwrap_or_default();
+        let old = &all_before[name];
+        let new = all_after.get(name).unwrap_or(&absent);
+        let before: Vec<&Record> = old.records.iter().collect();
+        let after: Vec<&Record> = new.records.iter().collect();
         let unfinished = before.iter().filter(|r| r.status != "ok");
         let unfinished =
             unfinished.map(|r| format!("{name}, seed {}: {} in the old run", r.seed, r.status));
@@ -136,28 +139,22 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
                 .extend(change(column, name, (old, &before), (new, &after), gate));
         }
     }
-    out.added = added(old, new);
+    let of_new = names(&new.records).into_iter();
+    out.added = of_new
+        .filter_map(|name| added(name, all_before.get(name), &all_after[name]))
+        .collect();
     out
 }
 
-/// Lists the rows that only the new run has, and further seeds of the others.
-fn added(old: &Side, new: &Side) -> Vec<String> {
-    let before = by_name(&old.records);
-    let after = by_name(&new.records);
-    let of = |name: &str| {
-        let Some(before) = before.get(name) else {
-            return Some(format!("{name}: is only in the new run"));
-        };
-        let is_new = |r: &&&Record| before.iter().all(|old| old.seed != r.seed);
-        let seeds: Vec<String> = after[name]
-            .iter()
-            .filter(is_new)
-            .map(|r| r.seed.to_string())
-            .collect();
-        (!seeds.is_empty())
-            .then(|| format!("{name}, seed {}: only in the new run", seeds.join(", ")))
+/// Says if only the new run has a row, or seeds of it.
+fn added(name: &str, old: Option<&Side>, new: &Side) -> Option<String> {
+    let Some(old) = old else {
+        return Some(format!("{name}: is only in the new run"));
     };
-    names(&new.records).into_iter().filter_map(of).collect()
+    let is_new = |r: &&Record| old.records.iter().all(|old| old.seed != r.seed);
+    let seeds = new.records.iter().filter(is_new);
+    let seeds = Vec::from_iter(seeds.map(|r| r.seed.to_string())).join(", ");
+    (!seeds.is_empty()).then(|| format!("{name}, seed {seeds}: only in the new run"))
 }
 
 /// Returns whether a column decides the exit status.
@@ -199,14 +196,6 @@ fn lost_number(
         "{name}, seed {}: has no {} any more",
         old.seed, column.name
     ))
-}
-
-fn by_name(records: &[Record]) -> HashMap<&str, Vec<&Record>> {
-    let mut rows: HashMap<&str, Vec<&Record>> = HashMap::new();
-    for record in records {
-        rows.entry(&record.tokenizer).or_default().push(record);
-    }
-    rows
 }
 
 /// Returns whether a column depends on the codebook.
