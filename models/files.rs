@@ -317,7 +317,13 @@ pub fn make_dir(path: &Path) -> io::Result<()> {
             created => return created,
         }
     }
-    fs::create_dir_all(path)
+    fs::create_dir_all(path).map_err(|error| match fs::read_link(path) {
+        Ok(to) if !path.exists() => {
+            let message = format!("found a link to {}, which does not exist", to.display());
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        }
+        _ => error,
+    })
 }
 
 /// Writes resume state atomically, with a digest after the bytes. Creates the folder again if another process finished the same stage and

@@ -21,7 +21,7 @@ const UNWRITABLE: [&str; 4] = [
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A part of the store cannot be read or written.
-    #[error("{}: {error}; {REMEDY}", .path.display())]
+    #[error("{}: {error}; {}", .path.display(), remedy(.error))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -45,6 +45,15 @@ pub enum StoreError {
     /// The stage itself failed.
     #[error(transparent)]
     Stage(#[from] anyhow::Error),
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::CrossesDevices => {
+            "a folder of the store lies on another file system, so finished work cannot be moved there; move the whole store, and link to that"
+        }
+        _ => REMEDY,
+    }
 }
 
 /// Adds place and remedy to a stage's error about a file that cannot be written. Stages write into the folders `work`, and most of their errors
@@ -89,6 +98,19 @@ pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "Make the store readable and writable", which it was.
+    #[test]
+    fn a_stage_on_another_file_system_has_a_remedy_of_its_own() {
+        let error = io::Error::from_raw_os_error(libc::EXDEV);
+        let told = at(Path::new("/s/pretrain"))(error).to_string();
+        assert!(
+            told.ends_with("move the whole store, and link to that"),
+            "{told}"
+        );
+        let full = at(Path::new("/s/pretrain"))(io::Error::from_raw_os_error(28)).to_string();
+        assert!(full.ends_with(REMEDY), "{full}");
+    }
 
     #[test]
     fn a_stage_that_fills_the_disk_names_place_and_remedy() {

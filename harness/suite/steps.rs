@@ -1,6 +1,6 @@
 //! What recipes need of the number of train images.
 
-use super::{AttentiveProbe, LinearProbe, Recipes};
+use super::{AttentiveProbe, LinearProbe, Rates, Recipes};
 
 /// The steps of a training of a recipe.
 struct Steps {
@@ -66,18 +66,15 @@ impl Recipes {
         }
         let pretrain = self.pretrain.as_ref().filter(|_| pretrains);
         let (linear, attentive) = (self.linear_probe.as_ref(), self.attentive_probe.as_ref());
+        let several = |rates: &Rates| rates.all().len() > 1;
         let all = [
             steps!("pretrain", pretrain, |_| false),
-            steps!("linear_probe", linear, |r: &LinearProbe| r
-                .base_lr
-                .all()
-                .len()
-                > 1),
-            steps!("attentive_probe", attentive, |r: &AttentiveProbe| r
-                .base_lr
-                .all()
-                .len()
-                > 1),
+            steps!("linear_probe", linear, |r: &LinearProbe| several(
+                &r.base_lr
+            )),
+            steps!("attentive_probe", attentive, |r: &AttentiveProbe| several(
+                &r.base_lr
+            )),
             steps!("fine_tune", self.fine_tune.as_ref(), |_| false),
         ];
         all.into_iter().flatten()

@@ -136,3 +136,14 @@ fn a_file_that_is_too_large_is_refused_before_it_is_read() {
     let told = refused(Path::new("/proc/self/status"), 7);
     assert_eq!(told, "found more than 7 bytes, expected at most 7");
 }
+
+/// "File exists", of a store whose disk was moved.
+#[cfg(unix)]
+#[test]
+fn a_link_to_nothing_is_no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("store");
+    std::os::unix::fs::symlink("moved", &link).unwrap();
+    let told = make_dir(&link).unwrap_err().to_string();
+    assert_eq!(told, "found a link to moved, which does not exist");
+}

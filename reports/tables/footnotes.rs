@@ -145,7 +145,7 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
     let seeds: BTreeSet<usize> = trained.iter().map(|c| c.seeds).collect();
     let of_runs = match cx.others.is_empty() {
         true => "",
-        false => " of each run",
+        false => "; of added runs, computed against this table's baseline from their predictions",
     };
     let several: Vec<String> = seeds
         .iter()

@@ -24,15 +24,10 @@ const WORDS: &[(&str, &[&str])] = &[
     ("io::stderr", &["harness/cli", "models/kernels/testing"]),
     ("env::args", &["harness/cli"]),
     ("ExitCode", &["harness/cli"]),
-    // Suites and manifests are YAML, and a run folder contains its suite.
+    // Suites and manifests are YAML, and a run writes its suite.
     (
         "serde_yaml::",
-        &[
-            "harness/suite",
-            "harness/folder",
-            "harness/run",
-            "tokenizers/onnx",
-        ],
+        &["harness/suite", "harness/run", "tokenizers/onnx"],
     ),
 ];
 
