@@ -119,12 +119,21 @@ impl Excess {
         self.value > 0.0 && self.p() * (rows.max(1) as f64) < CHANCE
     }
 
-    /// Returns whether it is on the other side of its null, as far as permuted labels rarely are: not chance, but no better than chance either.
-    pub fn is_beyond(&self) -> bool {
+    /// Returns whether it is on the other side of its null, as far as permuted labels rarely are.
+    fn is_beyond(&self) -> bool {
         self.value < 0.0 && self.p() < CHANCE
     }
 
-    /// Returns the part of the permuted labels whose metric is as far from its mean.
+    /// Returns the distance of TCAS if it is above its null by more than chance although PNMI shows that the codes tell classes: a lower TCAS is then
+    /// not better (docs/metrics.md, "Two classes, or one large class").
+    pub fn without_order(record: &Record, metrics: &[MetricRow]) -> Option<Self> {
+        const PNMI: Column = Record::column("pnmi");
+        let tcas = Self::of(record, metrics, TCAS)?;
+        let pnmi = Self::of(record, metrics, &PNMI)?;
+        (tcas.is_beyond() && pnmi.is_shown()).then_some(tcas)
+    }
+
+    /// Returns an upper bound of the part of the permuted labels whose metric is as far from its mean.
     ///
     /// A sum of squared counts is distributed as chi-squared, which is the more skewed the fewer codes and classes there are. The tail is that of one
     /// degree of freedom, of two codes and two classes, with a deviation that is estimated from [`PERMUTATIONS`] permutations: F(1, 13) is an

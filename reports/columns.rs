@@ -170,7 +170,7 @@ Predictor {
     #[serde(default)] p_holm: f64, Statistic, "0..1", Undirected, "p after Holm's correction over the metrics of the same accuracy";
     #[serde(default)] spearman_p: f64, Statistic, "0..1", Undirected, "Two-sided permutation p-value of the Spearman correlation";
     #[serde(default)] spearman_p_holm: f64, Statistic, "0..1", Undirected, "spearman_p after Holm's correction over the metrics of the same accuracy";
-    #[serde(default)] decided_by: String, Statistic, "", Undirected, "The tokenizer without which r has the other sign or less than half of its size; empty if there is none";
+    #[serde(default)] decided_by: String, Statistic, "", Undirected, "The tokenizer without which r has the other sign, less than half of its size, or no value; empty if there is none";
     #[serde(default)] left_out: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they saw labels (`report: {labelled_in_fit: true}` includes them), separated by semicolons";
     #[serde(default)] finding: String, Statistic, "", Undirected, "What the numbers support: `shown` if p_holm is below 0.05 and the interval of r does not contain 0, `one row` if so but one tokenizer decides r, otherwise `not shown`";
     #[serde(default)] apart: String, Identity, "", Undirected, "Tokenizers that are not in the fit because they have another recipe of pretraining or of this evaluation than the rows in the fit, or because an earlier row is the same tokenizer, separated by semicolons";

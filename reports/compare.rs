@@ -67,6 +67,8 @@ pub enum Verdict {
     Unknown,
     /// Depends on codebooks of different fit seeds, and no error covers that.
     OtherFit,
+    /// TCAS, where it and PNMI contradict each other above its null.
+    NoOrder,
 }
 
 /// The comparison of two runs.
@@ -86,13 +88,16 @@ pub struct Regression {
     pub differing: Vec<String>,
     /// What else differs: how the numbers were computed, and images or fit seeds that only one run knows.
     pub otherwise: Vec<String>,
+    /// What the numbers do not say.
+    pub notes: Vec<String>,
 }
 
 /// The column of the pretraining loss, whose targets are codes.
 const LOSS: &str = Record::column("pretrain_loss").name;
 
-/// What is said of a row whose TCAS has no direction.
-const BEYOND: &str = "TCAS is above its null by more than chance (two classes, or most images in one), so neither direction is better; compare pnmi";
+/// What is said of a row whose TCAS has no order.
+const NO_ORDER: &str = "TCAS and PNMI contradict each other, and TCAS is above its null by more than chance, so its order says nothing (two classes, or one \
+                        large class); gate by pnmi";
 
 /// The verdict if nothing can be judged.
 const CANNOT_TELL: &str = "cannot tell";
@@ -125,11 +130,8 @@ pub fn regression(old: &Side, new: &Side, gate: &Gate) -> Regression {
         out.otherwise.extend(told(otherwise(before[0], after[0])));
         let fits = one_sided_fits(before[0], after[0]);
         out.otherwise.extend(fits.map(|d| d.text(name)));
-        if [(old, before[0]), (new, after[0])]
-            .into_iter()
-            .any(is_beyond)
-        {
-            out.otherwise.push(format!("{name}: {BEYOND}"));
+        if has_no_order((old, before[0]), (new, after[0])) {
+            out.notes.push(format!("{name}: {NO_ORDER}"));
         }
         for column in Record::compared() {
             if gates(column, gate) {
@@ -234,14 +236,10 @@ fn change(
     let named = gate.named.iter().any(|n| n == column.name);
     let tolerance = gate.tolerances.get(column.name).copied().or(gate.tolerance);
     let other_fits = is_of_codebook(column) && other_fits(before[0], after[0]) && by != FITS;
-    // Its order is not that of the codes' alignment with classes.
-    let no_order = is_alignment(column)
-        && [(old, before[0]), (new, after[0])]
-            .into_iter()
-            .any(is_beyond);
+    let has_no_order = is_alignment(column) && has_no_order((old, before[0]), (new, after[0]));
     let verdict = match other_fits && is != was {
         true => Verdict::OtherFit,
-        false if no_order => verdict(Better::Undirected, false, (was, is), se, tolerance),
+        false if has_no_order => Verdict::NoOrder,
         false => verdict(column.better, named, (was, is), se, tolerance),
     };
     Some(Change {
@@ -252,7 +250,7 @@ fn change(
         se: se.filter(|_| !other_fits),
         by: if other_fits { "" } else { by },
         verdict,
-        gates: gates(column, gate),
+        gates: gates(column, gate) && (named || verdict != Verdict::NoOrder),
     })
 }
 
@@ -261,10 +259,13 @@ fn is_alignment(column: &Column) -> bool {
     column.name.starts_with(TCAS.name)
 }
 
-/// Returns whether TCAS of a row is above its null by more than chance.
-fn is_beyond((side, record): (&Side, &Record)) -> bool {
-    let excess = Excess::of(record, &side.metrics, TCAS);
-    excess.is_some_and(|excess| excess.is_beyond())
+/// Returns whether TCAS and PNMI of a row say opposite things, and TCAS of one side is above its null although its codes tell classes.
+fn has_no_order(old: (&Side, &Record), new: (&Side, &Record)) -> bool {
+    let change = |column: &Column| Some(new.1.number(column)? - old.1.number(column)?);
+    let both = change(TCAS).zip(change(const { &Record::column("pnmi") }));
+    let above =
+        |(side, record): (&Side, &Record)| Excess::without_order(record, &side.metrics).is_some();
+    both.is_some_and(|(tcas, pnmi)| tcas * pnmi > 0.0) && (above(old) || above(new))
 }
 
 fn verdict(
@@ -309,7 +310,8 @@ impl Regression {
 
     /// Returns whether any gating metric was compared.
     pub fn compared(&self) -> bool {
-        let judged = |c: &Change| c.gates && c.verdict != Verdict::OtherFit;
+        let not_judged = [Verdict::OtherFit, Verdict::NoOrder];
+        let judged = |c: &Change| c.gates && !not_judged.contains(&c.verdict);
         self.changes.iter().any(judged)
     }
 
@@ -325,6 +327,12 @@ impl Regression {
         names
     }
 
+    /// Returns the gating columns without an order.
+    pub fn no_order(&self) -> Vec<&Change> {
+        let no_order = |c: &&Change| c.gates && c.verdict == Verdict::NoOrder;
+        self.changes.iter().filter(no_order).collect()
+    }
+
     /// Returns the gating columns that changed without a known error or tolerance.
     pub fn unknown(&self) -> Vec<&Change> {
         let unknown = |c: &&Change| c.gates && c.verdict == Verdict::Unknown;
@@ -336,7 +344,8 @@ impl Regression {
         if self.refused {
             return CANNOT_TELL;
         }
-        let told = self.unknown().is_empty() && self.other_fits().is_empty();
+        let known = self.unknown().is_empty() && self.no_order().is_empty();
+        let told = known && self.other_fits().is_empty();
         let judged = self.compared() && told;
         match (self.regressed(), judged) {
             (true, _) => "regression",

@@ -63,6 +63,11 @@ fn judge(found: &Regression) -> Result<(), Failure> {
             other_fits.join(", ")
         )));
     }
+    if !found.no_order().is_empty() {
+        return Err(Failure::Wrong(
+            "TCAS of these rows has no order, see the note above; use --gate pnmi".into(),
+        ));
+    }
     if !found.compared() {
         return Err(Failure::Wrong(
             "the runs share no finished row with a deciding metric; see the lines above, `bench runs`, and --gate".into(),

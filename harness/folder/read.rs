@@ -17,7 +17,6 @@ use super::layout::{
     CELLS, CLASSES, COSTS, ENVIRONMENT, HISTORY, LABELS, METRICS, RESULTS, SKIPPED, SUITE,
     cell_folders,
 };
-use super::links;
 use super::sums::{self, NO_ROWS, RESTORE, lost};
 use crate::npy;
 use crate::suite::yaml;
@@ -268,7 +267,6 @@ pub fn parsed(suite: &str) -> anyhow::Result<Value> {
 /// # Errors
 /// If it is not a run folder, or a file cannot be read.
 pub fn whole(folder: &Path) -> anyhow::Result<RunData> {
-    links::check(folder)?;
     let file = |name: &str| folder.join(name);
     let mut data = measured(folder, &file(RESULTS))?;
     let path = file(SUITE);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tessera_models::files;
 
 use super::scheduler::Scheduler;
@@ -132,20 +133,24 @@ impl Folder {
     /// If it is unreadable, of another version, or cut.
     pub fn plan(&self) -> anyhow::Result<Option<Plan>> {
         let path = self.0.join(PLAN);
+        // Another version may have other fields.
+        let version = read::<Value>(&path)?.map(|plan| plan["version"].clone());
+        let remedy =
+            "cancel its jobs if any are in the queue, remove the file, and submit the suite again";
+        if let Some(found) = version.filter(|version| *version != Plan::VERSION) {
+            bail!(
+                "{}: found version {found}, expected {}; {remedy}",
+                path.display(),
+                Plan::VERSION
+            );
+        }
         let Some(plan) = read::<Plan>(&path)? else {
             return Ok(None);
         };
         let path = path.display();
-        if plan.version != Plan::VERSION {
-            bail!(
-                "{path}: found version {}, expected {}; submit the suite again with this version",
-                plan.version,
-                Plan::VERSION
-            );
-        }
         if plan.nodes.last().is_none_or(|last| last.id != COLLECT) {
             bail!(
-                "{path}: the last node is not `{COLLECT}`, so the plan was cut or edited; submit the suite again"
+                "{path}: the last node is not `{COLLECT}`, so the plan was cut or edited; {remedy}"
             );
         }
         Ok(Some(plan))

@@ -24,6 +24,7 @@ impl Verdict {
             Self::Moved => "moved",
             Self::Unknown => "no error known",
             Self::OtherFit => "not comparable: seeds of codebooks differ",
+            Self::NoOrder => "no order",
         }
     }
 }
@@ -79,6 +80,7 @@ impl Regression {
             "regressed": self.regressed(),
             "differing": self.differing,
             "computed_otherwise": self.otherwise,
+            "notes": self.notes,
             "lost": self.lost,
             "not_compared": self.unfinished.iter().chain(&self.added).collect::<Vec<_>>(),
             "changes": changes.collect::<Vec<_>>(),
@@ -101,7 +103,8 @@ impl Regression {
             .chain(&self.added)
             .map(|u| format!("not compared: {u}"));
         let differing = differing.chain(otherwise);
-        let all = differing.chain(lost).chain(unfinished);
+        let notes = self.notes.iter().map(|n| format!("note: {n}"));
+        let all = differing.chain(notes).chain(lost).chain(unfinished);
         all.map(|line| line.replace(['\n', '\r'], " "))
     }
 

@@ -202,7 +202,8 @@ fn remarks(records: &[&Record], said: &Said<'_>) -> Vec<String> {
             .map(|_| "the distance or its error is unknown".to_owned()),
     };
     if let Some(distance) = distance {
-        let found = match excess.is_some_and(|excess| excess.is_beyond()) {
+        let has_no_order = Excess::without_order(first, &said.data.metrics).is_some();
+        let found = match has_no_order {
             true => "TCAS above its null, so a lower one is not better: compare PNMI",
             false => "TCAS not shown to be below its null",
         };

@@ -143,9 +143,12 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
     };
     let (trained, bags): (Vec<&Comparison>, Vec<_>) = over.partition(of_encoder);
     let seeds: BTreeSet<usize> = trained.iter().map(|c| c.seeds).collect();
-    let of_runs = match cx.others.is_empty() {
-        true => "",
-        false => "; of added runs, computed against this table's baseline from their predictions",
+    let (of_runs, of_added) = match cx.others.is_empty() {
+        true => ("", ""),
+        false => (
+            " of each run",
+            "; of an added run, computed with its own row of that name",
+        ),
     };
     let several: Vec<String> = seeds
         .iter()
@@ -167,7 +170,7 @@ fn marks(rows: &[Row<'_>], cx: &TableContext) -> String {
         let _ = write!(
             notes,
             " *: p < {SIGNIFICANT}{of}, exact sign-flip test over the validation images{and}, Holm over the rows{of_runs}, and a 95 % interval \
-             without 0 (`comparisons.csv`{of_runs}).",
+             without 0 (`comparisons.csv`{of_added}).",
         );
     }
     if seeds.contains(&1) {

@@ -66,10 +66,9 @@ pub fn at_chance(cx: &TableContext) -> impl Iterator<Item = Remark<'_>> {
             // A run without any rows has a note of its own.
             let unknown = !metrics.is_empty() && record.number(&column).is_some();
             match Excess::of(record, metrics, &column) {
-                Some(excess) => {
-                    let may_be_chance = !excess.is_shown() && !excess.is_beyond();
-                    may_be_chance.then(|| format!(" ({})", excess.text()))
-                }
+                // That is said by a remark of its own.
+                Some(_) if column == *TCAS && Excess::without_order(record, metrics).is_some() => None,
+                Some(excess) => (!excess.is_shown()).then(|| format!(" ({})", excess.text())),
                 None => unknown.then(|| " (not known: the distance or its error is unknown)".to_owned()),
             }
         })
@@ -77,14 +76,14 @@ pub fn at_chance(cx: &TableContext) -> impl Iterator<Item = Remark<'_>> {
     near.into_iter().chain([beyond(cx)])
 }
 
-/// Rows whose TCAS is above its null, farther than chance.
+/// Rows whose TCAS has no order.
 fn beyond(cx: &TableContext) -> Remark<'_> {
-    let what = "TCAS is above its null by more than permuted labels make it, so it is not chance, and a lower TCAS is not better: with two classes, or most \
-                images in one, codes of a single class each have a larger TCAS than random ones; compare PNMI (distance ± standard error)";
+    let what = "TCAS is above its null by more than chance although PNMI is above its null, too, so a lower TCAS is not better: where two classes or one \
+                large class hold the images, codes of a single class each can have a larger TCAS than random ones; compare PNMI (distance ± standard error)";
     remark(what, |row| {
         let record = row.first();
-        let excess = Excess::of(record, cx.metrics.of(record), TCAS)?;
-        excess.is_beyond().then(|| format!(" ({})", excess.text()))
+        let excess = Excess::without_order(record, cx.metrics.of(record))?;
+        Some(format!(" ({})", excess.text()))
     })
 }
 

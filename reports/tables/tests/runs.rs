@@ -154,7 +154,7 @@ fn every_row_has_the_star_of_its_own_run_or_a_note() {
         assert!(
             rendered
                 .markdown
-                .contains("(`comparisons.csv`; of added runs, computed")
+                .contains("(`comparisons.csv`; of an added run, computed")
         );
         let (stars, rendered) = found(0.01, None);
         assert_eq!(stars, [true, false], "{}", rendered.markdown);
