@@ -18,6 +18,8 @@ pub const CHANCE: f64 = 0.025;
 
 /// The metric whose distance from chance is shown.
 pub const TCAS: &Column = &Record::column("tcas");
+/// The metric beside it, whose order holds for any classes.
+pub const PNMI: &Column = &Record::column("pnmi");
 
 /// Rows of `metrics.csv` of one or several runs, by the record that they are of. Of equal rows of several runs, the first counts.
 #[derive(Clone, Debug, Default)]
@@ -109,7 +111,8 @@ impl Excess {
         })
     }
 
-    /// Returns whether permuted labels rarely have such a distance: one-sided p below 0.025. The standard error says how the distance varies on other images; without any information, permutations say more.
+    /// Returns whether permuted labels rarely have such a distance: one-sided p below 0.025. The standard error says how the distance varies on
+    /// other images; without any information, permutations say more.
     pub fn is_shown(&self) -> bool {
         self.is_shown_among(1)
     }
@@ -127,9 +130,8 @@ impl Excess {
     /// Returns the distance of TCAS if it is above its null by more than chance although PNMI shows that the codes tell classes: a lower TCAS is then
     /// not better (docs/metrics.md, "Two classes, or one large class").
     pub fn without_order(record: &Record, metrics: &[MetricRow]) -> Option<Self> {
-        const PNMI: Column = Record::column("pnmi");
         let tcas = Self::of(record, metrics, TCAS)?;
-        let pnmi = Self::of(record, metrics, &PNMI)?;
+        let pnmi = Self::of(record, metrics, PNMI)?;
         (tcas.is_beyond() && pnmi.is_shown()).then_some(tcas)
     }
 
@@ -137,7 +139,7 @@ impl Excess {
     ///
     /// A sum of squared counts is distributed as chi-squared, which is the more skewed the fewer codes and classes there are. The tail is that of one
     /// degree of freedom, of two codes and two classes, with a deviation that is estimated from [`PERMUTATIONS`] permutations: F(1, 13) is an
-    /// upper bound (`tests/fixtures/statistics/chance.py`), where Student's t showed 7 of 100 random codebooks. If no permutation moves the
+    /// upper bound (`tests/fixtures/statistics/chance.py`, which shows that Student's t is none). If no permutation moves the
     /// metric, all that they say is that the labels are the first of 21.
     fn p(&self) -> f64 {
         const ROUNDING: f64 = 1e-9;

@@ -15,7 +15,7 @@ pub use show::cannot_tell;
 pub use side::Side;
 
 use crate::apart::{Difference, differences, one_sided_fits, other_fits, otherwise};
-use crate::chance::{Excess, TCAS};
+use crate::chance::{Excess, PNMI, TCAS};
 use crate::column::{Better, Column, Group};
 use crate::columns::Record;
 use crate::seeds::names;
@@ -262,7 +262,7 @@ fn is_alignment(column: &Column) -> bool {
 /// Returns whether TCAS and PNMI of a row say opposite things, and TCAS of one side is above its null although its codes tell classes.
 fn has_no_order(old: (&Side, &Record), new: (&Side, &Record)) -> bool {
     let change = |column: &Column| Some(new.1.number(column)? - old.1.number(column)?);
-    let both = change(TCAS).zip(change(const { &Record::column("pnmi") }));
+    let both = change(TCAS).zip(change(PNMI));
     let above =
         |(side, record): (&Side, &Record)| Excess::without_order(record, &side.metrics).is_some();
     both.is_some_and(|(tcas, pnmi)| tcas * pnmi > 0.0) && (above(old) || above(new))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::chance::{Excess, TCAS};
+use crate::chance::{Excess, PNMI, TCAS};
 use crate::column::{Column, Group};
 use crate::columns::{MetricRow, Predictor, Record};
 use crate::correlation::{Fit, fit};
@@ -121,7 +121,7 @@ fn numbers(evaluation: &Evaluation) -> impl Iterator<Item = Number> {
     };
     let from_null = [
         from_null("tcas_below_null", *TCAS),
-        from_null("pnmi_above_null", const { Record::column("pnmi") }),
+        from_null("pnmi_above_null", *PNMI),
     ];
     let key = evaluation.key;
     let others = EVALUATIONS.iter().filter(move |other| other.key != key);

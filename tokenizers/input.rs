@@ -38,7 +38,8 @@ pub enum Scale {
     MinusOneOne,
     /// dVAE's `0.8 x/255 + 0.1`.
     Dvae,
-    /// `{custom: {mean: [r, g, b], std: [r, g, b]}}`.
+    /// `{custom: {mean: [r, g, b], std: [r, g, b]}}`, each mean from -10 to 10 and each std from 0.00001 to 10.
+    // The ranges of the schema are wider, so that `check` refuses numbers of the 0..255 scale with the remedy.
     Custom {
         /// Subtracted, on the 0..1 scale.
         #[schemars(inner(range(min = -1000, max = 1000)))]

@@ -290,6 +290,15 @@ mod tests {
         )
     }
 
+    /// No name covers another or a mark.
+    fn assert_uncovered(areas: &[Area], marks: &[At]) {
+        for (at, area) in areas.iter().enumerate() {
+            assert!(!areas[..at].iter().any(|other| other.overlaps(area)));
+            let covers = |mark: &At| Area::around(*mark, MARK).overlaps(area);
+            assert!(!marks.iter().any(covers));
+        }
+    }
+
     #[test]
     fn a_single_name_stands_beside_its_mark_without_a_line() {
         let (areas, lines) = placed(&[(300.0, 200.0)], 12);
@@ -308,14 +317,7 @@ mod tests {
             })
             .collect();
         let (areas, lines) = placed(&marks, 22);
-        for (at, area) in areas.iter().enumerate() {
-            assert!(!areas[..at].iter().any(|other| other.overlaps(area)));
-            assert!(
-                !marks
-                    .iter()
-                    .any(|mark| Area::around(*mark, MARK).overlaps(area))
-            );
-        }
+        assert_uncovered(&areas, &marks);
         assert!(lines.iter().filter(|line| line.is_some()).count() >= 10);
     }
 
@@ -359,14 +361,7 @@ mod tests {
         let all = place(marks.clone(), &names, (72.0, 46.0), (616.0, 382.0));
         let areas: Vec<Area> = all.iter().flatten().map(|label| label.area).collect();
         assert_eq!(areas.len(), 63);
-        for (at, area) in areas.iter().enumerate() {
-            assert!(!areas[..at].iter().any(|other| other.overlaps(area)));
-            assert!(
-                !marks
-                    .iter()
-                    .any(|mark| Area::around(*mark, MARK).overlaps(area))
-            );
-        }
+        assert_uncovered(&areas, &marks);
         assert!(all.iter().flatten().all(|label| label.line.is_none()));
     }
 

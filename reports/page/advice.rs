@@ -304,9 +304,16 @@ fn by_metric(records: &[Record], data: &FigureData) -> Option<String> {
         .error
         .is_some_and(|excess| excess.is_shown_among(all.len()));
     if !is_best_shown {
+        let place = match best.error {
+            Some(excess) if excess.value < 0.0 => {
+                let value = -excess.value;
+                format!("{} above", Excess { value, ..excess }.text())
+            }
+            _ => format!("{distance} below"),
+        };
         return Some(format!(
             "Nothing was trained. {}",
-            not_shown(&format!("{name}, {distance} below"), others)
+            not_shown(&format!("{name}, {place}"), others)
         ));
     }
     Some(format!(

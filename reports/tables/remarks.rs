@@ -4,9 +4,8 @@ use super::about::TableContext;
 use super::rows::Row;
 use super::targets;
 use super::told::{Settings, by_frequency};
-use crate::chance::{CHANCE, ENOUGH, Excess, TCAS, few_patches};
+use crate::chance::{CHANCE, ENOUGH, Excess, PNMI, TCAS, few_patches};
 use crate::column::Column;
-use crate::columns::Record;
 use crate::diverged::NOT_LOWERED;
 use crate::evaluations::over_fewer_seeds;
 
@@ -52,10 +51,7 @@ pub fn fewer_seeds<'a>(deltas: bool) -> Remark<'a> {
 
 /// Rows with a metric that is not shown to be better than its null.
 pub fn at_chance(cx: &TableContext) -> impl Iterator<Item = Remark<'_>> {
-    let metrics = [
-        ("TCAS", "below", const { Record::column("tcas") }),
-        ("PNMI", "above", const { Record::column("pnmi") }),
-    ];
+    let metrics = [("TCAS", "below", *TCAS), ("PNMI", "above", *PNMI)];
     let near = metrics.map(|(title, side, column): (_, _, Column)| {
         let what = format!(
             "{title} is not shown to be {side} its null, so that it may be chance: permuted labels are as far from it with p of at least {CHANCE} (distance ± standard error)"

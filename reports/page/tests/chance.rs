@@ -42,3 +42,10 @@ fn a_row_is_most_aligned_only_with_a_known_error_and_among_all_rows() {
         "{found}"
     );
 }
+
+/// "The furthest is that of K, −0.010 ± 0.005 below."
+#[test]
+fn a_row_above_its_null_is_not_below_by_less_than_nothing() {
+    let found = advice_on(vec![scored("K", "", (0.810, 0.005))]);
+    assert!(found.contains("that of K, 0.010 ± 0.005 above."), "{found}");
+}
